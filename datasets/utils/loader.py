@@ -1,0 +1,161 @@
+"""Batches of one task: read raw, moved to the device once, augmented and normalised there."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from datasets.utils.sources import Source
+from utils.conf import named_generator
+from utils.errors import DataError
+
+Batch = tuple[Tensor, ...]
+
+
+class TaskData(Dataset):
+    """The samples of one task, raw. Indexed by a list of positions, it reads them as one batch.
+
+    Attributes:
+        source: where the samples are.
+        indices: (n,) positions in the source.
+        targets: (n,) labels or scores.
+    """
+
+    def __init__(self, source: Source, indices: np.ndarray, targets: Tensor) -> None:
+        self.source = source
+        self.indices = np.asarray(indices)
+        self.targets = targets
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, positions: Any) -> tuple[Tensor, Tensor, Tensor, list[str]]:
+        """(raw samples, targets, positions within the task, messages about samples that could not be read)."""
+        positions = np.atleast_1d(np.asarray(positions))
+        raw, kept, problems = self.source.read(self.indices[positions])
+        positions = torch.from_numpy(positions[kept])
+        return raw, self.targets[positions], positions, problems
+
+
+class StreamLoader:
+    """Iterates over one task.
+
+    Training loaders yield (inputs, labels, not_aug_inputs): inputs after `transform`, on the device; not_aug_inputs is
+    the raw batch on the device, not a copy. Test loaders (`training=False`) keep the order and yield (inputs, labels).
+
+    The order of the i-th pass is a function of the seed, the task and i alone, so a pass can be taken up in its middle:
+    set `passes` and call `iterate(start=number of the next batch)`.
+
+    Args:
+        data: samples of the task.
+        batch_size: samples a batch; the last batch may be smaller.
+        transform: applied to the raw batch on the device.
+        device: where batches go.
+        training: shuffled, with the raw batch, if True.
+        seed_names: (seed, *names) that identify the order of this loader.
+        num_workers: processes that read ahead; 0 reads in this process.
+        on_problem: called with the message about each sample that could not be read.
+    """
+
+    def __init__(
+        self,
+        data: TaskData,
+        batch_size: int,
+        transform: Callable[[Tensor], Tensor],
+        device: torch.device,
+        training: bool,
+        seed_names: Sequence[Any],
+        num_workers: int = 0,
+        on_problem: Callable[[str], None] | None = None,
+    ) -> None:
+        self.dataset = data
+        self.batch_size = batch_size
+        self.transform = transform
+        self.device = device
+        self.training = training
+        self.seed_names = tuple(seed_names)
+        self.num_workers = num_workers
+        self.on_problem = on_problem or (lambda message: None)
+        self.passes = 0
+        self._workers: DataLoader | None = None
+        self._workers_busy = False
+        self._order_for_workers: list[Tensor] = []
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.dataset) / self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return (batch for _, batch in self.iterate())
+
+    def iterate(self, start: int = 0) -> Iterator[tuple[int, Batch]]:
+        """Begin the next pass at batch number `start`; yields (batch number, batch)."""
+        order = self._order(self.passes)
+        self.passes += 1
+        return self._batches(list(order.split(self.batch_size))[start:] if len(order) else [], start)
+
+    def _order(self, pass_number: int) -> Tensor:
+        n = len(self.dataset)
+        if not self.training:
+            return torch.arange(n)
+        seed, *names = self.seed_names
+        return torch.randperm(n, generator=named_generator(seed, *names, pass_number))
+
+    def _batches(self, batches: list[Tensor], start: int) -> Iterator[tuple[int, Batch]]:
+        for number, (raw, targets, _, problems) in enumerate(self._read(batches), start):
+            for problem in problems:
+                self.on_problem(problem)
+            if not len(raw):
+                continue
+            raw = raw.to(self.device, non_blocking=True)
+            targets = targets.to(self.device, non_blocking=True)
+            inputs = self.transform(raw)
+            yield number, ((inputs, targets, raw) if self.training else (inputs, targets))
+
+    def _read(self, batches: list[Tensor]) -> Iterator[Any]:
+        # Worker processes serve one pass at a time; a pass inside a pass is read here.
+        if not self.num_workers or self._workers_busy:
+            for positions in batches:
+                yield self.dataset[positions]
+            return
+        if self._workers is None:
+            self._workers = DataLoader(
+                _Picklable(self.dataset),
+                sampler=self._order_for_workers,
+                batch_size=None,
+                num_workers=self.num_workers,
+                persistent_workers=True,
+                pin_memory=self.device.type == "cuda",
+                # Workers seed their generators from this one; the default would draw from the global generator.
+                generator=torch.Generator().manual_seed(0),
+            )
+        self._workers_busy = True
+        try:
+            self._order_for_workers[:] = batches
+            for item in self._workers:
+                if isinstance(item, DataError):
+                    raise item
+                yield item
+        finally:
+            self._workers_busy = False
+
+
+class _Picklable(Dataset):
+    """Hands a DataError back as a value: torch would wrap its message in the traceback of the worker."""
+
+    def __init__(self, data: TaskData) -> None:
+        self.data = data
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, positions: Any) -> Any:
+        try:
+            return self.data[positions]
+        except DataError as error:
+            return error

@@ -1,0 +1,137 @@
+"""Where samples are read from. A source decodes, and does nothing else: it yields raw uint8 or float tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from utils.errors import DataError
+
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
+
+
+class Source(Protocol):
+    """Samples by position."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, indices: np.ndarray) -> tuple[Tensor, list[int], list[str]]:
+        """Read a batch.
+
+        Returns:
+            (raw samples (K, ...), their positions within `indices`, messages about those that could not be read).
+
+        Raises:
+            DataError: a sample cannot be read, unless the source was told to skip such samples.
+        """
+        ...
+
+
+class TensorSource:
+    """Samples in memory: data (N, ...)."""
+
+    def __init__(self, data: Tensor) -> None:
+        self.data = data
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def read(self, indices: np.ndarray) -> tuple[Tensor, list[int], list[str]]:
+        return self.data[torch.from_numpy(np.asarray(indices))], list(range(len(indices))), []
+
+
+class ClipSource:
+    """Clips as folders of frames, decoded when asked for.
+
+    Args:
+        clips: for each sample the frame files, in order.
+        size: (height, width) to which every frame is resized.
+        skip_corrupt: leave out clips with a missing or truncated frame instead of failing.
+    """
+
+    def __init__(self, clips: Sequence[Sequence[Path]], size: tuple[int, int], skip_corrupt: bool = False) -> None:
+        self.clips = clips
+        self.size = size
+        self.skip_corrupt = skip_corrupt
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def read(self, indices: np.ndarray) -> tuple[Tensor, list[int], list[str]]:
+        """As `Source.read`; samples are (3, T, height, width) uint8 RGB."""
+        height, width = self.size
+        clips, positions, problems = [], [], []
+        for position, index in enumerate(indices):
+            try:
+                frames = [read_image(path, (height, width)) for path in self.clips[index]]
+            except DataError as error:
+                if not self.skip_corrupt:
+                    raise
+                problems.append(str(error))
+                continue
+            clips.append(torch.from_numpy(np.stack(frames)).permute(3, 0, 1, 2).contiguous())
+            positions.append(position)
+        return (torch.stack(clips) if clips else torch.empty(0)), positions, problems
+
+
+def read_image(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
+    """Decode one image to (height, width, 3) uint8 RGB, resized (bilinear) to `size` = (height, width) if given.
+
+    Raises:
+        DataError: the file is missing, truncated or no image; it is named.
+    """
+    try:
+        with Image.open(path) as image:
+            if size is not None:
+                # Lets the JPEG decoder skip detail that the resize would throw away.
+                image.draft("RGB", (size[1], size[0]))
+            rgb = image.convert("RGB")
+            if size is not None and rgb.size != (size[1], size[0]):
+                rgb = rgb.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+            return np.array(rgb)
+    except (OSError, SyntaxError, ValueError) as error:
+        reason = "it does not exist" if isinstance(error, FileNotFoundError) else str(error)
+        raise DataError(
+            f"cannot read the image {path}: {reason}. Restore the file, or leave such samples out with --skip_corrupt 1"
+        ) from error
+
+
+def read_image_folder(root: Path, size: int, skip_corrupt: bool) -> tuple[Tensor, np.ndarray, list[str], list[str]]:
+    """Read a whole tree `root/<class>/<image>` of small images into memory.
+
+    Returns:
+        (images (N, 3, size, size) uint8, labels (N,) int64 in alphabetical order of the class folders, class names,
+        messages about files that were left out).
+
+    Raises:
+        DataError: no such folder, a class without images, or an unreadable file (unless `skip_corrupt`).
+    """
+    if not root.is_dir():
+        raise DataError(f"no folder {root}")
+    names = sorted(folder.name for folder in root.iterdir() if folder.is_dir())
+    if not names:
+        raise DataError(f"{root} holds no class folders; expected {root}/<class>/<image>")
+    images, labels, problems = [], [], []
+    for label, name in enumerate(names):
+        n_before = len(images)
+        for path in sorted((root / name).iterdir()):
+            if path.suffix.lower() not in IMAGE_SUFFIXES:
+                continue
+            try:
+                images.append(read_image(path, (size, size)))
+            except DataError as error:
+                if not skip_corrupt:
+                    raise
+                problems.append(str(error))
+                continue
+            labels.append(label)
+        if len(images) == n_before:
+            raise DataError(f"the class folder {root / name} holds no readable image; remove it or complete the data")
+    data = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+    return data, np.asarray(labels, dtype=np.int64), names, problems

@@ -1,0 +1,54 @@
+"""What methods share."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from typing import Any
+
+import yaml
+
+from utils.errors import UsageError
+from utils.registry import ROOT, normalise
+
+
+def load_model_config(args: Namespace, buffer_size: int | None = None) -> dict[str, Any]:
+    """Values for a method from configs/models/<model>.yaml.
+
+    The file has a `default` block and one block for each stream. A stream's block holds values, and below each buffer
+    size the values for that size, e.g.
+
+        default: {optimizer: adam}
+        seq-cifar10:
+          lr: 0.1
+          200: {minibatch_size: 32}
+
+    Args:
+        args: needs `model`; with `model_config` "best" also `dataset`.
+        buffer_size: which sizes' values to use; None for none.
+
+    Returns:
+        The values of the default block; with `--model_config best` overridden by those of the stream and of the size.
+
+    Raises:
+        UsageError: the file is broken, or has no best values for the stream.
+    """
+    path = ROOT / "configs" / "models" / f"{normalise(args.model)}.yaml"
+    best = getattr(args, "model_config", "default") == "best"
+    if not path.exists():
+        if best:
+            raise UsageError(f"--model_config best: there is no {path.relative_to(ROOT)}")
+        return {}
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise UsageError(f"{path.relative_to(ROOT)} is not valid YAML: {error}") from error
+    blocks = {name if name == "default" else normalise(str(name)): block or {} for name, block in content.items()}
+    values = dict(blocks.get("default", {}))
+    if best:
+        stream = normalise(args.dataset)
+        if stream not in blocks:
+            tuned = ", ".join(name for name in blocks if name != "default") or "none"
+            raise UsageError(f"{path.relative_to(ROOT)} has no best values for {stream}; streams with some: {tuned}")
+        values |= {key: value for key, value in blocks[stream].items() if isinstance(key, str)}
+        values |= blocks[stream].get(buffer_size) or {}
+    return values

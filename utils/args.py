@@ -1,0 +1,399 @@
+"""The command line and the configuration files: one resolved set of values, each knowing where it came from.
+
+Layers, each overriding the one before: defaults of the parser, configs/datasets/<dataset>.yaml,
+configs/models/<model>.yaml (its `default` block, then the best values for this stream with `--model_config best`),
+the file of `--config`, the command line. Only the chosen method, stream and backbone are imported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from argparse import Action, ArgumentParser, Namespace
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from utils.errors import UsageError
+from utils.registry import ROOT, Registry, nearest, normalise, unknown_name_message
+
+# Values that say how or where a run is executed, not what it computes: a resumed run may change them.
+OPERATIONAL = (
+    "resume", "config", "run_dir", "num_workers", "non_verbose", "nowand", "wandb_project", "wandb_entity",
+    "wandb_name", "wandb_mode", "checkpoint_every", "device", "gpus", "stop_after",
+)  # fmt: skip
+EXIT_CODES = (
+    "exit codes: 0 the run ended; 1 a bug; 2 wrong usage; 3 missing or broken data; 4 loss or outputs not finite; "
+    "5 results or checkpoint cannot be written or read; 130 Ctrl-C, 143 SIGTERM, 138 SIGUSR1 (a checkpoint was written: "
+    "continue with --resume)"
+)
+
+
+# Types of options
+
+
+def true_or_false(text: str | bool | int) -> bool:
+    """True for true, yes, 1, on; False for false, no, 0, off; in any case."""
+    value = str(text).strip().lower()
+    if value in ("true", "yes", "1", "on", "t", "y"):
+        return True
+    if value in ("false", "no", "0", "off", "f", "n"):
+        return False
+    raise argparse.ArgumentTypeError(f"'{text}' is neither True nor False")
+
+
+def int_list(text: str | Sequence[int]) -> list[int]:
+    """Whole numbers separated by commas or spaces."""
+    parts = text.replace(",", " ").split() if isinstance(text, str) else text
+    try:
+        return [int(part) for part in parts]
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a list of whole numbers such as 3,1,2") from error
+
+
+def positive(text: str | int) -> int:
+    """A whole number of at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not at least 1")
+    return value
+
+
+def not_negative(text: str | int) -> int:
+    """A whole number of at least 0."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{value} is negative")
+    return value
+
+
+def percentage(text: str | float) -> float:
+    """A number between 0 and 100, both excluded."""
+    value = float(text)
+    if not 0 < value < 100:
+        raise argparse.ArgumentTypeError(f"{value:g} is not between 0 and 100")
+    return value
+
+
+# Groups of options
+
+
+def add_experiment_args(parser: ArgumentParser) -> None:
+    """What is learnt, by what, and how: every method and stream shares these."""
+    group = parser.add_argument_group("experiment")
+    group.add_argument("--model", help="method; see the list below")
+    group.add_argument("--dataset", help="stream; see the list below")
+    group.add_argument("--backbone", help="network; see the list below (default: the stream's)")
+    group.add_argument("--backbone_weights", help="checkpoint to load into the backbone before the first task")
+    group.add_argument("--lr", type=float, help="learning rate")
+    group.add_argument("--optimizer", choices=["sgd", "adam", "adamw"], default="sgd")
+    group.add_argument("--optim_wd", type=float, default=0.0, help="weight decay")
+    group.add_argument("--optim_mom", type=float, default=0.0, help="momentum of sgd")
+    group.add_argument("--optim_nesterov", type=true_or_false, default=False, help="Nesterov momentum of sgd")
+    group.add_argument("--clip_grad", type=float, help="largest gradient norm (default: no limit)")
+    group.add_argument("--lr_scheduler", choices=["cosine", "multistep"], help="learning rate over each task's epochs")
+    group.add_argument("--lr_milestones", type=int, nargs="+", default=[], help="epochs at which multistep lowers the rate")
+    group.add_argument("--lr_gamma", type=float, default=0.1, help="factor by which multistep lowers the rate")
+    group.add_argument("--batch_size", type=positive, help="samples a step from the stream")
+    group.add_argument("--n_epochs", type=not_negative, help="epochs of every task")
+    group.add_argument("--base_epochs", type=not_negative, help="epochs of the first task (default: n_epochs)")
+    group.add_argument("--n_tasks", type=positive, help="number of tasks; with a base session, of grades after it")
+    group.add_argument("--task_order", choices=["ascending", "descending", "random"], default="ascending")
+    group.add_argument("--custom_task_order", type=int_list, help="explicit order, tasks counted from 1, e.g. 3,1,2")
+    group.add_argument("--joint", type=true_or_false, default=False, help="train on all tasks at once (upper bound)")
+    group.add_argument("--validation", type=percentage, help="percent of each task's training data to evaluate on instead of test")
+    group.add_argument("--eval_epochs", type=positive, help="also evaluate every N epochs within a task")
+    group.add_argument("--seed", type=int, default=0, help="of every random number in the run")
+    group.add_argument("--model_config", choices=["default", "base", "best"], default="default",
+                       help="values from configs/models: the default block, or the best for this stream")  # fmt: skip
+    group.add_argument("--config", help="YAML file of values, e.g. the config.yaml of an earlier run")
+
+
+def add_management_args(parser: ArgumentParser) -> None:
+    """Where things are, what is kept, how a run is executed."""
+    group = parser.add_argument_group("data")
+    group.add_argument("--base_path", default="data", help="folder of data sets and results")
+    group.add_argument("--data_root", help="folder of this data set (default: the stream's name under base_path)")
+    group.add_argument("--data_source", choices=["auto", "full", "mini"], default="auto",
+                       help="auto: a stand-in where the real data is absent and one exists; full: refuse it; mini: ask for it")  # fmt: skip
+    group.add_argument("--skip_corrupt", type=true_or_false, default=False, help="leave out and count unreadable samples")
+    group.add_argument("--num_workers", type=not_negative, default=0, help="processes that read ahead")
+    group = parser.add_argument_group("run")
+    group.add_argument("--device", help="cpu, cuda, cuda:1 (default: first of --gpus)")
+    group.add_argument("--gpus", type=int, nargs="*", default=[], help="GPUs, e.g. 0; none: CPU; a run uses the first")
+    group.add_argument("--results_path", default="results", help="folder of Mammoth's logs.pyd, below base_path")
+    group.add_argument("--run_dir", help="folder of this run (default: base_path/runs/<dataset>/<model>/<time>-seed<seed>)")
+    group.add_argument("--resume", metavar="RUN_DIR", help="continue a run that was stopped")
+    group.add_argument("--checkpoint_path", help="folder for the files of --savecheck (default: RUN_DIR/checkpoints)")
+    group.add_argument("--checkpoint_every", type=float, default=60.0,
+                       help="seconds between checkpoints for --resume; 0: after every batch")  # fmt: skip
+    group.add_argument("--savecheck", choices=["last", "task"], help="keep the weights of the end, or of every task")
+    group.add_argument("--loadcheck", help="start from the weights of a file that --savecheck kept")
+    group.add_argument("--start_from", type=not_negative, default=0, help="do not train on the first N tasks")
+    group.add_argument("--stop_after", type=positive, help="stop after N tasks")
+    group.add_argument("--debug_mode", type=true_or_false, default=False, help="five batches an epoch, one epoch a task")
+    group.add_argument("--non_verbose", type=true_or_false, default=False, help="no progress bar")
+    group = parser.add_argument_group("wandb")
+    group.add_argument("--nowand", type=true_or_false, default=False, help="no wandb whatever else is given")
+    group.add_argument("--wandb_project", help="log to this wandb project (default: no wandb)")
+    group.add_argument("--wandb_entity")
+    group.add_argument("--wandb_name")
+    group.add_argument("--wandb_mode", choices=["online", "offline", "disabled"], default="offline")
+
+
+def add_rehearsal_args(parser: ArgumentParser) -> None:
+    """For methods with a replay buffer."""
+    group = parser.add_argument_group("replay")
+    group.add_argument("--buffer_size", type=not_negative, required=True, help="size of the buffer, in samples")
+    group.add_argument("--buffer_scope", choices=["total", "session"], default="total",
+                       help="buffer_size is the whole buffer, or what each session but the last may keep")  # fmt: skip
+    group.add_argument("--minibatch_size", type=positive, help="replayed samples a step (default: batch_size)")
+
+
+def framework_parser() -> ArgumentParser:
+    """All options that do not depend on the choice of method, stream or backbone."""
+    parser = ArgumentParser(
+        prog="main.py", description="Continual learning: one loop for classification and quality assessment.",
+        allow_abbrev=False, add_help=False, formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("-h", "--help", action="store_true", help="this text; with --model or --dataset their options too")
+    add_experiment_args(parser)
+    add_management_args(parser)
+    return parser
+
+
+# Resolving
+
+
+def parse_args(argv: Sequence[str] | None = None) -> Namespace:
+    """Resolve the configuration of a run.
+
+    Args:
+        argv: the command line, without the program (default: sys.argv).
+
+    Returns:
+        Namespace of all values, with `sources`: a dict from each name to the layer its value came from. Prints the help
+        and exits if asked for.
+
+    Raises:
+        UsageError: unknown flag, name or key, or a value of the wrong kind; the nearest valid names are given.
+        DataError: `--data_source full`, and a stand-in is all there is.
+    """
+    argv = [_spelt_with_underscores(word) for word in (sys.argv[1:] if argv is None else argv)]
+    parser = framework_parser()
+    first, _ = _parse_known(parser, argv)
+    resumed = None
+    if getattr(first, "resume", None):
+        resumed = Path(first.resume) / "config.yaml"
+        if hasattr(first, "config"):
+            raise UsageError("--resume takes the configuration of the run; leave out --config")
+    config = _read_yaml(resumed or Path(first.config)) if resumed or hasattr(first, "config") else {}
+    chosen = {**{k: v for k, v in config.items() if k in ("model", "dataset", "backbone")}, **vars(first)}
+    if "help" in chosen and not ("model" in chosen or "dataset" in chosen):
+        print(_help_text(parser))
+        raise SystemExit(0)
+    for what in ("model", "dataset"):
+        if what not in chosen and "help" not in chosen:
+            raise UsageError(f"--{what} is required; known: {', '.join(_registry(what).names())}")
+        if what in chosen and normalise(str(chosen[what])) not in _registry(what).names():
+            raise UsageError(unknown_name_message(what, str(chosen[what]), _registry(what).names()))
+    return _resolve(parser, argv, config, chosen, resumed)
+
+
+def _resolve(
+    parser: ArgumentParser, argv: Sequence[str], config: dict[str, Any], chosen: dict[str, Any], resumed: Path | None
+) -> Namespace:
+    layers: list[tuple[str, dict[str, Any]]] = []
+    if "dataset" in chosen:
+        from datasets import get_dataset_class
+
+        options = {**config, **chosen}
+        name = get_dataset_class(str(chosen["dataset"])).resolve_name(options)
+        chosen["dataset"] = normalise(name)
+        get_dataset_class(name).get_parser(parser)
+        layers.append(_config_layer(Path("configs/datasets") / f"{chosen['dataset']}.yaml"))
+    model_options = Namespace(**{"model_config": config.get("model_config", "default"), **chosen})
+    if "model" in chosen:
+        from models import get_model_class
+        from models.utils import load_model_config
+
+        chosen["model"] = normalise(str(chosen["model"]))
+        get_model_class(chosen["model"]).get_parser(parser)
+        path = f"configs/models/{chosen['model']}.yaml"
+        buffer_size = _peek(argv, config, "buffer_size")
+        layers.append((path, load_model_config(model_options, buffer_size)))
+    config_name = str(resumed) if resumed else str(chosen.get("config", ""))
+    layers.append((config_name, {key: value for key, value in config.items() if key not in ("dataset", "config", "resume")}))
+
+    backbone = chosen.get("backbone") or next((v["backbone"] for _, v in reversed(layers) if v.get("backbone")), None)
+    if backbone:
+        from backbone import get_backbone_parser
+
+        get_backbone_parser(str(backbone), parser)
+    if "help" in chosen:
+        print(_help_text(parser))
+        raise SystemExit(0)
+
+    explicit = _parse_all(parser, argv)
+    if resumed:
+        changed = sorted(set(vars(explicit)) - set(OPERATIONAL))
+        if changed:
+            raise UsageError(
+                f"--{', --'.join(changed)}: a resumed run keeps its configuration; only {', '.join(OPERATIONAL[2:])} may be given"
+            )
+    return _merge(parser, layers, explicit, chosen)
+
+
+def _merge(
+    parser: ArgumentParser, layers: list[tuple[str, dict[str, Any]]], explicit: Namespace, chosen: dict[str, Any]
+) -> Namespace:
+    actions = {action.dest: action for action in parser._actions if action.dest != "help"}
+    values = {name: _converted(action, action.default, "default") for name, action in actions.items()}
+    sources = dict.fromkeys(values, "default")
+    for layer, content in layers:
+        for key, value in content.items():
+            dest = _dest(parser, key)
+            if dest not in actions:
+                close = nearest(key, actions)
+                hint = f"did you mean {', '.join(close)}?" if close else "see --help for the names"
+                raise UsageError(f"{layer}: unknown key '{key}' for this model, dataset and backbone; {hint}")
+            values[dest], sources[dest] = _converted(actions[dest], value, layer), layer
+    for key, value in vars(explicit).items():
+        values[key], sources[key] = value, "command line"
+    if sources["dataset"] == "command line" and normalise(str(values["dataset"])) != chosen["dataset"]:
+        sources["dataset"] = "stand-in for absent data"
+    values |= {"model": chosen["model"], "dataset": chosen["dataset"]}
+    values["backbone"] = normalise(str(values["backbone"])) if values["backbone"] else None
+    missing = [f"--{name}" for name, action in actions.items() if getattr(action, "needed", False) and values[name] is None]
+    missing += [f"--{name}" for name in ("backbone", "lr", "batch_size", "n_epochs") if values[name] is None]
+    if missing:
+        raise UsageError(f"{values['model']} on {values['dataset']} needs {', '.join(missing)}")
+    if values["debug_mode"]:
+        values["n_epochs"] = min(values["n_epochs"], 1)
+        values["base_epochs"] = None
+    return Namespace(**values, sources=sources)
+
+
+def _parse_known(parser: ArgumentParser, argv: Sequence[str]) -> tuple[Namespace, list[str]]:
+    """Only what is given: defaults are left out, required options are checked later, over all layers."""
+    saved = []
+    for action in parser._actions:
+        saved.append((action, action.default))
+        if action.required:
+            action.needed = True  # type: ignore[attr-defined]
+            action.required = False
+        action.default = argparse.SUPPRESS
+    parser.error = _raise_usage  # type: ignore[method-assign]
+    try:
+        return parser.parse_known_args(list(argv))
+    finally:
+        for action, default in saved:
+            action.default = default
+
+
+def _parse_all(parser: ArgumentParser, argv: Sequence[str]) -> Namespace:
+    explicit, unknown = _parse_known(parser, argv)
+    if unknown:
+        flags = [flag for action in parser._actions for flag in action.option_strings]
+        first = next((word for word in unknown if word.startswith("-")), unknown[0])
+        close = nearest(first.split("=")[0], flags)
+        hint = f"did you mean {', '.join(close)}?" if close else "see --help for the options"
+        raise UsageError(f"unknown option {first} for this model, dataset and backbone; {hint}")
+    return explicit
+
+
+def _raise_usage(message: str) -> None:
+    raise UsageError(message)
+
+
+def _converted(action: Action, value: Any, layer: str) -> Any:
+    """A value from a file, checked and converted as the command line would."""
+    if value is None or layer == "default":
+        return value
+    try:
+        if isinstance(value, list) and action.nargs in ("*", "+"):
+            result: Any = [_one(action, item) for item in value]
+        else:
+            result = _one(action, value)
+    except (ValueError, TypeError, argparse.ArgumentTypeError) as error:
+        raise UsageError(f"{layer}: {action.dest}: {value!r} does not fit ({error})") from error
+    for item in result if isinstance(result, list) else [result]:
+        if action.choices is not None and item not in action.choices:
+            raise UsageError(f"{layer}: {action.dest}: {value!r} is not one of {', '.join(map(str, action.choices))}")
+    return result
+
+
+def _one(action: Action, value: Any) -> Any:
+    if action.type is None or isinstance(value, list):
+        return value if action.type is None else action.type(value)  # type: ignore[operator]
+    return action.type(str(value))  # type: ignore[operator]
+
+
+def _dest(parser: ArgumentParser, key: str) -> str:
+    for action in parser._actions:
+        if f"--{key}" in action.option_strings:
+            return action.dest
+    return key
+
+
+def _spelt_with_underscores(word: str) -> str:
+    if not word.startswith("--"):
+        return word
+    flag, equals, value = word.partition("=")
+    return "--" + flag[2:].replace("-", "_") + equals + value
+
+
+def _peek(argv: Sequence[str], config: dict[str, Any], name: str) -> int | None:
+    """The buffer size decides which best values apply, before the options of the method are known."""
+    probe = ArgumentParser(add_help=False, allow_abbrev=False)
+    probe.add_argument(f"--{name}", type=not_negative, default=config.get(name))
+    probe.error = _raise_usage  # type: ignore[method-assign]
+    return getattr(probe.parse_known_args(list(argv))[0], name)
+
+
+def _registry(what: str) -> Registry:
+    return Registry({"model": "models", "dataset": "datasets", "backbone": "backbone"}[what], what)
+
+
+def _config_layer(path: Path) -> tuple[str, dict[str, Any]]:
+    return str(path), _read_yaml(ROOT / path) if (ROOT / path).exists() else {}
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read the configuration {path}: {error}") from error
+    except yaml.YAMLError as error:
+        raise UsageError(f"{path} is not valid YAML: {error}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise UsageError(f"{path}: expected 'name: value' lines, found {type(content).__name__}")
+    return content
+
+
+def _help_text(parser: ArgumentParser) -> str:
+    lists = [
+        f"{title}: {', '.join(_registry(what).names())}"
+        for title, what in (("models", "model"), ("datasets", "dataset"), ("backbones", "backbone"))
+    ]
+    parser.epilog = "\n".join([*lists, "", EXIT_CODES])
+    return parser.format_help()
+
+
+def dump_config(args: Namespace) -> str:
+    """The resolved configuration as YAML, each line with the layer it came from; `--config` reads it back."""
+    lines = []
+    for name, value in vars(args).items():
+        if name in args.sources and name not in ("resume", "config", "run_dir"):
+            text = yaml.safe_dump({name: value}, default_flow_style=True, width=float("inf")).strip()[1:-1]
+            lines.append(f"{text}  # {args.sources[name]}")
+    return "\n".join(lines) + "\n"
+
+
+def as_dict(args: Namespace, leave_out: Iterable[str] = ()) -> dict[str, Any]:
+    """The resolved values without the bookkeeping."""
+    return {name: getattr(args, name) for name in args.sources if name not in {*leave_out, "help"}}

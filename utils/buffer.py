@@ -1,0 +1,240 @@
+"""The replay memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from utils.registry import unknown_name_message
+from utils.selection import STRATEGIES, Request
+
+ATTRIBUTES = ("examples", "labels", "logits", "task_labels")
+
+
+class Buffer(nn.Module):
+    """A memory of fixed capacity: one contiguous tensor for each attribute, allocated at the first `add_data`.
+
+    Attributes keep the dtype that came in (uint8 images stay uint8) and can be read as `buffer.examples` and so on;
+    rows from `len(buffer)` on are unused. The content, the number of samples seen and the generator are in
+    `state_dict()`, and an empty Buffer of the same capacity takes them back.
+
+    Args:
+        buffer_size: capacity in samples; 0 makes a memory that keeps nothing.
+        device: where the content lives.
+        sample_selection_strategy: which samples stay; a key of `utils.selection.STRATEGIES`.
+        seed: of the generator behind both the strategy and `get_data`.
+
+    Raises:
+        ValueError: negative capacity or unknown strategy.
+    """
+
+    def __init__(
+        self,
+        buffer_size: int,
+        device: str | torch.device = "cpu",
+        sample_selection_strategy: str = "reservoir",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if buffer_size < 0:
+            raise ValueError(f"buffer_size must be 0 or more, not {buffer_size}")
+        strategy = sample_selection_strategy.replace("_", "-")
+        if strategy not in STRATEGIES:
+            raise ValueError(unknown_name_message("sample selection strategy", strategy, STRATEGIES))
+        self.buffer_size = buffer_size
+        self.device = torch.device(device)
+        self.sample_selection_strategy = strategy
+        self.num_seen_examples = 0
+        self.n_stored = 0
+        self.attributes: list[str] = []
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __len__(self) -> int:
+        return self.n_stored
+
+    def is_empty(self) -> bool:
+        """Whether there is nothing to replay."""
+        return self.n_stored == 0
+
+    def empty(self) -> None:
+        """Forget everything, the number of samples seen included; capacity and generator stay."""
+        for name in self.attributes:
+            delattr(self, name)
+        self.attributes = []
+        self.num_seen_examples = self.n_stored = 0
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes that the allocated tensors take."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in self._tensors().values())
+
+    def add_data(
+        self,
+        examples: Tensor,
+        labels: Tensor | None = None,
+        logits: Tensor | None = None,
+        task_labels: Tensor | None = None,
+        **more: Tensor,
+    ) -> Tensor:
+        """Offer a batch; the strategy decides what stays.
+
+        Args:
+            examples: (B, ...), any dtype.
+            labels, logits, task_labels, more: (B, ...) each. The attributes of the first call are those of all calls.
+
+        Returns:
+            (B,) slot that each sample went to, -1 for one that was not kept.
+
+        Raises:
+            ValueError: lengths differ, or the attributes, shapes or dtypes are not those of the first call.
+        """
+        given = {"examples": examples, "labels": labels, "logits": logits, "task_labels": task_labels, **more}
+        batch = {name: value.detach() for name, value in given.items() if value is not None}
+        if not self.attributes:
+            self._allocate(batch)
+        self._check(batch)
+        request = Request(
+            capacity=self.buffer_size,
+            n_stored=self.n_stored,
+            n_seen=self.num_seen_examples,
+            n_new=len(examples),
+            generator=self.generator,
+            examples=lambda: torch.cat([self.examples[: self.n_stored], batch["examples"].to(self.device)]),
+            labels=lambda: (
+                torch.cat([self.labels[: self.n_stored], batch["labels"].to(self.device)])
+                if "labels" in batch
+                else None
+            ),
+        )
+        slots = _without_overwritten(STRATEGIES[self.sample_selection_strategy](request))
+        source = (slots >= 0).nonzero().view(-1)
+        if len(source):
+            target = slots[source].to(self.device)
+            for name, values in batch.items():
+                self._tensors()[name].index_copy_(0, target, values[source.to(values.device)].to(self.device))
+            self.n_stored = max(self.n_stored, int(slots.max()) + 1)
+        self.num_seen_examples += len(examples)
+        return slots
+
+    def get_data(
+        self,
+        size: int,
+        transform: Callable[[Tensor], Tensor] | None = None,
+        return_index: bool = False,
+        device: str | torch.device | None = None,
+    ) -> tuple[Tensor, ...]:
+        """A random draw without replacement.
+
+        Args:
+            size: how many; all there are, in random order, if fewer are stored.
+            transform: applied to the examples as one batch.
+            return_index: put the slots of the drawn samples first in the result.
+            device: where the result goes (default: where the content is).
+
+        Returns:
+            ([indices,] examples, labels, ...): the attributes given to `add_data`, in the order of that signature.
+
+        Raises:
+            ValueError: the buffer is empty; ask `is_empty()` first.
+        """
+        if self.is_empty():
+            raise ValueError("nothing is stored in the buffer; ask is_empty() before get_data()")
+        indices = torch.randperm(self.n_stored, generator=self.generator)[: max(size, 0)]
+        data = self.get_data_by_index(indices, transform=transform, device=device)
+        return (indices.to(data[0].device), *data) if return_index else data
+
+    def get_data_by_index(
+        self,
+        indexes: Tensor,
+        transform: Callable[[Tensor], Tensor] | None = None,
+        device: str | torch.device | None = None,
+    ) -> tuple[Tensor, ...]:
+        """The samples in the given slots; arguments and result as in `get_data`.
+
+        Raises:
+            IndexError: a slot holds nothing.
+        """
+        target = torch.device(device) if device is not None else self.device
+        indexes = torch.as_tensor(indexes).long().to(self.device)
+        if len(indexes) and not (0 <= int(indexes.min()) and int(indexes.max()) < self.n_stored):
+            raise IndexError(f"slots {indexes.tolist()} asked for, but only the first {self.n_stored} are in use")
+        examples, *others = (tensor[indexes].to(target) for tensor in self._tensors().values())
+        return (transform(examples) if transform is not None else examples, *others)
+
+    def get_all_data(
+        self, transform: Callable[[Tensor], Tensor] | None = None, device: str | torch.device | None = None
+    ) -> tuple[Tensor, ...]:
+        """Everything stored, in slot order; an empty tuple if there is nothing."""
+        if self.is_empty():
+            return ()
+        return self.get_data_by_index(torch.arange(self.n_stored), transform=transform, device=device)
+
+    def to(self, device: Any, *args: Any, **kwargs: Any) -> Buffer:  # type: ignore[override]
+        """Move the content and keep later content there."""
+        self.device = torch.device(device)
+        return super().to(self.device)
+
+    def get_extra_state(self) -> dict[str, Any]:
+        return {
+            "attributes": list(self.attributes),
+            "num_seen_examples": self.num_seen_examples,
+            "n_stored": self.n_stored,
+            "generator": self.generator.get_state(),
+        }
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        self.num_seen_examples = state["num_seen_examples"]
+        self.n_stored = state["n_stored"]
+        self.generator.set_state(state["generator"].cpu())
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        extra = state_dict.get(f"{prefix}_extra_state")
+        if extra is not None:
+            saved = {name: state_dict[prefix + name] for name in extra["attributes"]}
+            if saved and len(saved["examples"]) != self.buffer_size:
+                raise ValueError(
+                    f"the saved buffer has {len(saved['examples'])} slots, this one {self.buffer_size}; "
+                    "use the --buffer_size it was saved with"
+                )
+            self.empty()
+            self._allocate(saved)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def _allocate(self, batch: dict[str, Tensor]) -> None:
+        self.attributes = [name for name in ATTRIBUTES if name in batch]
+        self.attributes += [name for name in batch if name not in ATTRIBUTES]
+        for name in self.attributes:
+            shape = (self.buffer_size, *batch[name].shape[1:])
+            self.register_buffer(name, torch.zeros(shape, dtype=batch[name].dtype, device=self.device))
+
+    def _check(self, batch: dict[str, Tensor]) -> None:
+        if set(batch) != set(self.attributes):
+            raise ValueError(
+                f"the buffer stores {', '.join(self.attributes)}, but was given {', '.join(batch)}; "
+                "every add_data must pass the same attributes"
+            )
+        for name, values in batch.items():
+            stored = self._tensors()[name]
+            if len(values) != len(batch["examples"]):
+                raise ValueError(f"{len(batch['examples'])} examples, but {len(values)} {name}")
+            if values.shape[1:] != stored.shape[1:] or values.dtype != stored.dtype:
+                raise ValueError(
+                    f"{name}: samples of shape {tuple(values.shape[1:])} and {values.dtype} do not fit the stored "
+                    f"{tuple(stored.shape[1:])} and {stored.dtype}"
+                )
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {name: getattr(self, name) for name in self.attributes}
+
+
+def _without_overwritten(slots: Tensor) -> Tensor:
+    """Set to -1 every slot that a later sample of the same batch takes again: the last one stays."""
+    if not len(slots):
+        return slots
+    position = torch.arange(len(slots))
+    last = torch.full((int(slots.max()) + 2,), -1)
+    last.scatter_reduce_(0, slots + 1, position, reduce="amax")
+    return torch.where(last[slots + 1] == position, slots, -1)

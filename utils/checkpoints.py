@@ -1,0 +1,56 @@
+"""Checkpoints: everything a run needs to go on as if it had never stopped, and weights to start another run from."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from utils.errors import StorageError
+from utils.files import write_atomically
+
+VERSION = 1
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Replace the checkpoint atomically.
+
+    Raises:
+        StorageError: it could not be written; the one before is untouched.
+    """
+    write_atomically(path, lambda file: torch.save({"version": VERSION, **state}, file))
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint to the CPU; only tensors and plain values are accepted.
+
+    Raises:
+        StorageError: it is missing, damaged or of another version.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
+        raise StorageError(f"cannot read the checkpoint {path}: {error}") from error
+    if not isinstance(state, dict) or state.get("version") != VERSION:
+        raise StorageError(f"{path} is no checkpoint of this version ({VERSION}) of the framework")
+    return state
+
+
+def module_modes(module: nn.Module) -> dict[str, list[str]]:
+    """Names of submodules in training mode and of parameters that are not trained: no state dict has them."""
+    return {
+        "training": [name for name, part in module.named_modules() if part.training],
+        "frozen": [name for name, parameter in module.named_parameters() if not parameter.requires_grad],
+    }
+
+
+def set_module_modes(module: nn.Module, modes: dict[str, list[str]]) -> None:
+    """Put back what `module_modes` returned."""
+    training, frozen = set(modes["training"]), set(modes["frozen"])
+    for name, part in module.named_modules():
+        part.training = name in training
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(name not in frozen)

@@ -1,0 +1,91 @@
+"""Device, seeds and named random generators."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+from argparse import Namespace
+
+import numpy as np
+import torch
+
+from utils.errors import UsageError
+
+
+def derive_seed(seed: int, *names: object) -> int:
+    """A 63-bit seed that depends on the run's seed and on what the randomness is for, and on nothing else.
+
+    Args:
+        seed: the run's seed.
+        names: e.g. ("order", task, epoch). Compared by their `repr`, so 1 and "1" differ.
+    """
+    digest = hashlib.sha256(repr((int(seed), *names)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def named_generator(seed: int, *names: object, device: str | torch.device = "cpu") -> torch.Generator:
+    """A torch generator of its own for one purpose, so that using more of one never shifts another."""
+    return torch.Generator(device=device).manual_seed(derive_seed(seed, *names))
+
+
+def set_random_seed(seed: int) -> None:
+    """Seed Python, NumPy and torch (all devices), for layers and methods that draw from the global generators."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def set_deterministic() -> None:
+    """Ask torch for deterministic algorithms; an operation that has none warns instead of failing."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.backends.cudnn.benchmark = False
+
+
+def get_rng_state() -> dict:
+    """State of every global generator, as plain values and tensors that a checkpoint can hold."""
+    name, keys, position, has_gauss, gauss = np.random.get_state()
+    version, internal, gauss_next = random.getstate()
+    state = {
+        "torch": torch.get_rng_state(),
+        "numpy": [name, torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, gauss],
+        "python": [version, list(internal), gauss_next],
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    return state
+
+
+def set_rng_state(state: dict) -> None:
+    """Put back what `get_rng_state` returned."""
+    torch.set_rng_state(state["torch"])
+    name, keys, position, has_gauss, gauss = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, gauss))
+    version, internal, gauss_next = state["python"]
+    random.setstate((version, tuple(internal), gauss_next))
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def get_device(args: Namespace | None = None) -> torch.device:
+    """The device a run uses: `--device` if given, else the first of `--gpus`, else the CPU.
+
+    Raises:
+        UsageError: a GPU was asked for and torch sees none, or fewer.
+    """
+    gpus = getattr(args, "gpus", None)
+    name = getattr(args, "device", None) or (f"cuda:{gpus[0]}" if gpus else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"--device {name}: not a torch device; try cpu, cuda or cuda:0") from error
+    if device.type == "cuda":
+        seen = torch.cuda.device_count()
+        if (device.index or 0) >= seen:
+            raise UsageError(
+                f"{name} was asked for, but torch {torch.__version__} sees {seen} CUDA device(s); leave out "
+                "--gpus and --device to run on the CPU, or check the driver and the torch build"
+            )
+    return device

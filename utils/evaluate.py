@@ -1,0 +1,103 @@
+"""From a model and a stream to predictions, and from predictions to the figures of a session."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from utils import metrics
+from utils.errors import DataError, TrainingError
+
+if TYPE_CHECKING:
+    from datasets.utils.continual_dataset import ContinualDataset
+    from models.utils.continual_model import ContinualModel
+
+
+@dataclass
+class Predictions:
+    """What a model said about the evaluation samples of one task.
+
+    Attributes:
+        task: position of the task in the stream.
+        outputs: (n, num_outputs) float32: logits, or scores in the data set's own unit.
+        truth: (n,) labels in order of arrival, or scores in the data set's own unit.
+        classes: (first, end) classes of the task.
+    """
+
+    task: int
+    outputs: np.ndarray
+    truth: np.ndarray
+    classes: tuple[int, int]
+
+
+@torch.no_grad()
+def predict(model: ContinualModel, dataset: ContinualDataset, task: int) -> Predictions:
+    """Run the model, in evaluation mode, over the evaluation samples of a task.
+
+    Raises:
+        TrainingError: an output is not finite.
+        DataError: no sample of the task could be read.
+    """
+    was_training = {module: module.training for module in model.modules()}
+    model.eval()
+    outputs, truth = [], []
+    for inputs, labels, *_ in dataset.test_loader(task):
+        outputs.append(model(inputs).float().reshape(len(labels), -1).cpu())
+        truth.append(labels.cpu())
+    for module, mode in was_training.items():
+        module.training = mode
+    if not outputs:
+        raise DataError(f"{dataset.NAME}: no evaluation sample of {dataset.names[task]} could be read")
+    values, labels = torch.cat(outputs).numpy(), torch.cat(truth).numpy()
+    if not np.isfinite(values).all():
+        raise TrainingError(
+            f"the outputs on {dataset.names[task]} are not finite: the network has diverged. Lower --lr or set --clip_grad"
+        )
+    if hasattr(dataset, "to_scores"):
+        values, labels = dataset.to_scores(values).astype(np.float32), dataset.to_scores(labels).astype(np.float32)
+    return Predictions(task, values, labels, dataset.evaluation_offsets(task))
+
+
+def class_figures(predictions: list[Predictions], n_seen_classes: int) -> dict[str, Any]:
+    """Accuracies in percent from one pass over the logits.
+
+    Class-IL takes the largest logit among all classes seen so far, task-IL among the classes of the sample's own task.
+
+    Returns:
+        class_il, task_il: one per task; class_il_mean, task_il_mean: over tasks.
+    """
+    class_il, task_il = [], []
+    for part in predictions:
+        first, end = part.classes
+        class_il.append(metrics.accuracy(part.outputs[:, :n_seen_classes].argmax(1), part.truth))
+        task_il.append(metrics.accuracy(first + part.outputs[:, first:end].argmax(1), part.truth))
+    return {
+        "class_il": class_il,
+        "task_il": task_il,
+        "class_il_mean": metrics.nan_mean(class_il),
+        "task_il_mean": metrics.nan_mean(task_il),
+    }
+
+
+def score_figures(predictions: list[Predictions], score_range: tuple[float, float]) -> dict[str, Any]:
+    """Figures of a session on a score stream.
+
+    Returns:
+        srcc: one per task, percent; srcc_pooled: of the union of all samples, percent (the headline of MAGR's papers);
+        srcc_mean: over tasks; relative_l2 with the data set's range; relative_l2_published with the range of the samples
+        at hand; mae in score units.
+    """
+    predicted = np.concatenate([part.outputs[:, 0] for part in predictions])
+    truth = np.concatenate([part.truth for part in predictions])
+    per_task = [100 * metrics.srcc(part.outputs[:, 0], part.truth) for part in predictions]
+    return {
+        "srcc": per_task,
+        "srcc_pooled": 100 * metrics.srcc(predicted, truth),
+        "srcc_mean": metrics.nan_mean(per_task),
+        "relative_l2": metrics.relative_l2(predicted, truth, score_range),
+        "relative_l2_published": metrics.relative_l2(predicted, truth),
+        "mae": metrics.mean_absolute_error(predicted, truth),
+    }

@@ -1,0 +1,47 @@
+"""Mammoth's result files, for people who have tools that read them."""
+
+from __future__ import annotations
+
+import math
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from utils.args import as_dict
+from utils.files import append_line
+from utils.results import Results
+
+
+def write_logs(args: Namespace, results: Results) -> list[Path]:
+    """Append one line, a plain dict that `ast.literal_eval` reads, to `<setting>/<dataset>/<model>/logs.pyd`.
+
+    Keys are those of Mammoth: `accmean_task<t>` after session t, `accuracy_<k>_task<t>` on task k after session t,
+    and the arguments. Class streams write a second file under task-il; on score streams the figures are SRCC in percent.
+
+    Returns:
+        The files appended to, below `args.base_path/args.results_path`.
+    """
+    settings = {results.dataset.SETTING: results.main}
+    if not results.is_score:
+        settings["task-il"] = "task_il"
+    written = []
+    for setting, metric in settings.items():
+        line: dict[str, Any] = {}
+        for t, row in enumerate(results.matrices.get(metric, [])):
+            seen = [value for value in row[: results.n_tasks if args.joint else t + 1] if not math.isnan(value)]
+            line[f"accmean_task{t + 1}"] = sum(seen) / len(seen) if seen else None
+            line |= {f"accuracy_{k + 1}_task{t + 1}": value for k, value in enumerate(seen)}
+        if results.is_score and results.sessions:
+            line |= {key: value for key, value in results.summary().items() if isinstance(value, float)}
+        line |= as_dict(args)
+        path = Path(args.base_path) / args.results_path / setting / args.dataset / args.model / "logs.pyd"
+        append_line(path, repr({key: _literal(value) for key, value in line.items()}))
+        written.append(path)
+    return written
+
+
+def _literal(value: Any) -> Any:
+    """`nan` and `inf` are no Python literals."""
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    return value if isinstance(value, str | int | bool | list | None) else str(value)

@@ -1,0 +1,119 @@
+"""Figures computed from predictions and from the task matrix R. Pure functions of arrays.
+
+R[t][k] is the metric on task k after session t, in percent, NaN where it was not measured. `r0[k]` is the metric of the
+untrained model on task k. Lower-triangular lists of rows, as Mammoth keeps them, are accepted wherever R is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import rankdata
+
+Matrix = ArrayLike | Sequence[Sequence[float]]
+
+
+def as_matrix(results: Matrix) -> NDArray[np.float64]:
+    """R as a (sessions, tasks) float array; rows of different lengths are filled up with NaN."""
+    rows = [np.asarray(row, dtype=np.float64).ravel() for row in results]  # type: ignore[union-attr]
+    matrix = np.full((len(rows), max((len(row) for row in rows), default=0)), np.nan)
+    for session, row in enumerate(rows):
+        matrix[session, : len(row)] = row
+    return matrix
+
+
+def nan_mean(values: ArrayLike) -> float:
+    """Mean of the values that are defined; NaN if there are none."""
+    values = np.asarray(values, dtype=np.float64)
+    values = values[~np.isnan(values)]
+    return float(values.mean()) if values.size else float("nan")
+
+
+# Predictions against truth
+
+
+def accuracy(predicted: ArrayLike, truth: ArrayLike) -> float:
+    """Share of equal entries, in percent; NaN for no sample."""
+    predicted, truth = np.asarray(predicted), np.asarray(truth)
+    return float(100 * np.mean(predicted == truth)) if truth.size else float("nan")
+
+
+def srcc(predicted: ArrayLike, truth: ArrayLike) -> float:
+    """Spearman's rank correlation: Pearson correlation of average ranks, in [-1, 1].
+
+    0.0 where all predictions are equal (they order nothing), NaN where the truth is constant or has under two samples
+    (there is nothing to order).
+    """
+    predicted, truth = np.asarray(predicted, np.float64).ravel(), np.asarray(truth, np.float64).ravel()
+    if truth.size < 2 or np.all(truth == truth[0]):
+        return float("nan")
+    if np.all(predicted == predicted[0]):
+        return 0.0
+    return float(np.corrcoef(rankdata(predicted), rankdata(truth))[0, 1])
+
+
+def relative_l2(predicted: ArrayLike, truth: ArrayLike, score_range: tuple[float, float] | None = None) -> float:
+    """R-l2: 100 times the mean squared error in units of the score range.
+
+    Args:
+        score_range: (lowest, highest) score of the data set. None takes the range of `truth` itself, as MAGR's released
+            code does, which gives huge values on narrow grades.
+    """
+    predicted, truth = np.asarray(predicted, np.float64).ravel(), np.asarray(truth, np.float64).ravel()
+    if not truth.size:
+        return float("nan")
+    low, high = score_range if score_range is not None else (truth.min(), truth.max())
+    if high <= low:
+        return float("nan")
+    return float(100 * np.mean(((predicted - truth) / (high - low)) ** 2))
+
+
+def mean_absolute_error(predicted: ArrayLike, truth: ArrayLike) -> float:
+    """Mean of |predicted - truth|, in the unit of the scores; NaN for no sample."""
+    predicted, truth = np.asarray(predicted, np.float64).ravel(), np.asarray(truth, np.float64).ravel()
+    return float(np.mean(np.abs(predicted - truth))) if truth.size else float("nan")
+
+
+# The task matrix
+
+
+def forgetting(results: Matrix) -> float:
+    """Mean over tasks k < T-1 of (best R[t][k] for k <= t <= T-2) - R[T-1][k] (Chaudhry et al., ECCV 2018).
+
+    Positive: knowledge was lost. NaN with a single session.
+    """
+    matrix = as_matrix(results)
+    last = len(matrix) - 1
+    drops = []
+    for k in range(min(last, matrix.shape[1])):
+        measured = matrix[k:last, k]
+        measured = measured[~np.isnan(measured)]
+        if measured.size:
+            drops.append(measured.max() - matrix[last, k])
+    return nan_mean(drops)
+
+
+def backward_transfer(results: Matrix) -> float:
+    """BWT: mean over tasks k < T-1 of R[T-1][k] - R[k][k] (Lopez-Paz & Ranzato, NeurIPS 2017)."""
+    matrix = as_matrix(results)
+    last = len(matrix) - 1
+    return nan_mean([matrix[last, k] - matrix[k, k] for k in range(min(last, matrix.shape[1]))])
+
+
+def forward_transfer(results: Matrix, untrained: ArrayLike) -> float:
+    """FWT: mean over tasks k >= 1 of R[k-1][k] - r0[k], with R[k-1][k] measured just before learning task k."""
+    matrix, r0 = as_matrix(results), np.asarray(untrained, np.float64).ravel()
+    return nan_mean([matrix[k - 1, k] - r0[k] for k in range(1, min(len(matrix), matrix.shape[1], len(r0)))])
+
+
+def forgetting_published(results: Matrix) -> float:
+    """rho_aft as MAGR's released code computes it: the best is taken over ALL rows.
+
+    That includes the final row (so that no term is negative), the zero-shot entry before task k was learnt, and zeros
+    where nothing was measured (so that a negative correlation counts as 0).
+    """
+    matrix = np.nan_to_num(as_matrix(results), nan=0.0)
+    last = len(matrix) - 1
+    return nan_mean([matrix[:, k].max() - matrix[last, k] for k in range(min(last, matrix.shape[1]))])

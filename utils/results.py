@@ -1,0 +1,92 @@
+"""The task matrix of a run, and the figures that follow from it."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from utils import metrics
+from utils.evaluate import Predictions, class_figures, predict, score_figures
+
+if TYPE_CHECKING:
+    from datasets.utils.continual_dataset import ContinualDataset
+    from models.utils.continual_model import ContinualModel
+
+
+class Results:
+    """Evaluates sessions and keeps their figures.
+
+    Attributes:
+        sessions: figures of every session so far, by name.
+        matrices: for each per-task metric ("class_il" and "task_il", or "srcc") its R, (sessions, tasks), NaN where
+            unmeasured. On score streams the row of session t also has the next task, measured before it is learnt.
+        untrained: r0, the per-task metric of the untrained model; score streams only.
+    """
+
+    def __init__(self, dataset: ContinualDataset) -> None:
+        self.dataset = dataset
+        self.is_score = hasattr(dataset, "to_scores")
+        self.main = "srcc" if self.is_score else "class_il"
+        self.sessions: list[dict[str, Any]] = []
+        self.matrices: dict[str, list[list[float]]] = {}
+        self.untrained: list[float] = []
+
+    def measure_untrained(self, model: ContinualModel) -> None:
+        """Fill r0, which forward transfer is measured against."""
+        if self.is_score:
+            self.untrained = [self._figures([predict(model, self.dataset, task)], 0)["srcc"][0] for task in range(self.n_tasks)]
+
+    def measure_session(self, model: ContinualModel) -> list[Predictions]:
+        """Evaluate after a session; returns the predictions on all tasks seen, and on the next one (score streams)."""
+        seen = self.dataset.seen_tasks
+        predictions = [predict(model, self.dataset, task) for task in seen]
+        figures = self._figures(predictions, model.n_seen_classes)
+        following = [task for task in (len(seen),) if self.is_score and task < self.n_tasks]
+        ahead = [predict(model, self.dataset, task) for task in following]
+        for name in ("srcc",) if self.is_score else ("class_il", "task_il"):
+            row = figures[name] + [self._figures([part], 0)[name][0] for part in ahead]
+            self.matrices.setdefault(name, []).append(row + [math.nan] * (self.n_tasks - len(row)))
+        self.sessions.append({"session": self.dataset.current_task, **figures})
+        return predictions + ahead
+
+    def measure_seen(self, model: ContinualModel) -> dict[str, Any]:
+        """Figures of an evaluation in the middle of a task; nothing is kept."""
+        return self._figures([predict(model, self.dataset, task) for task in self.dataset.seen_tasks], model.n_seen_classes)
+
+    def skip_session(self) -> None:
+        """Leave the rows of a session that was not trained empty."""
+        for name in ("srcc",) if self.is_score else ("class_il", "task_il"):
+            self.matrices.setdefault(name, []).append([math.nan] * self.n_tasks)
+
+    @property
+    def n_tasks(self) -> int:
+        return self.dataset.n_test_tasks
+
+    def matrix(self, name: str | None = None) -> np.ndarray:
+        """R of a metric, (sessions, tasks); the stream's main metric by default."""
+        return np.asarray(self.matrices.get(name or self.main, []), dtype=np.float64).reshape(-1, self.n_tasks)
+
+    def summary(self) -> dict[str, Any]:
+        """The figures after the last session, and forgetting and transfer over all; NaN where undefined."""
+        figures = dict(self.sessions[-1]) if self.sessions else {}
+        for name in self.matrices:
+            matrix = self.matrix(name)
+            figures[f"{name}_forgetting"] = metrics.forgetting(matrix)
+            figures[f"{name}_bwt"] = metrics.backward_transfer(matrix)
+        if self.is_score:
+            figures["srcc_fwt"] = metrics.forward_transfer(self.matrix(), self.untrained)
+            figures["srcc_aft_published"] = metrics.forgetting_published(self.matrix()) if self.sessions else math.nan
+        return figures
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"sessions": self.sessions, "matrices": self.matrices, "untrained": self.untrained}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.sessions, self.matrices, self.untrained = state["sessions"], state["matrices"], state["untrained"]
+
+    def _figures(self, predictions: list[Predictions], n_seen_classes: int) -> dict[str, Any]:
+        if self.is_score:
+            return score_figures(predictions, self.dataset.SCORE_RANGE)  # type: ignore[attr-defined]
+        return class_figures(predictions, n_seen_classes)

@@ -1,0 +1,186 @@
+"""The folder of a run.
+
+| file | content |
+|---|---|
+| config.yaml | the resolved configuration, each value with its origin; `--config` repeats the run |
+| environment.json | command, versions, commit, hardware |
+| status.json | running, finished, stopped, interrupted or failed, and why |
+| metrics.jsonl | one JSON object a line: the split, losses of epochs, figures of sessions, the summary |
+| R_<metric>.csv | the task matrix |
+| predictions/session-<t>.npz | outputs and truth of every evaluation sample, from which any figure follows |
+| summary.json | the final figures and what the run cost |
+| checkpoint.pt | everything `--resume` needs |
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from utils.args import dump_config
+from utils.errors import StorageError, UsageError
+from utils.evaluate import Predictions
+from utils.files import append_line, exclusive_lock, write_atomically, write_text
+from utils.registry import ROOT
+from utils.results import Results
+
+PACKAGES = ("torch", "torchvision", "numpy", "scipy", "pandas", "scikit-learn", "PyYAML", "Pillow", "tqdm", "wandb")
+
+
+class Run:
+    """Writes into a run's folder.
+
+    Args:
+        path: the folder; it exists.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.n_records = 0
+
+    @classmethod
+    def create(cls, args: Namespace) -> Run:
+        """Make the folder of a new run and store its configuration and environment.
+
+        Raises:
+            UsageError: `--run_dir` names a folder with a run in it.
+            StorageError: the folder cannot be made.
+        """
+        if args.run_dir:
+            path = Path(args.run_dir)
+            if (path / "config.yaml").exists():
+                raise UsageError(f"--run_dir {path} holds a run already; continue it with --resume {path}, or name another")
+        else:
+            stamp = time.strftime("%Y%m%d-%H%M%S")
+            path = Path(args.base_path) / "runs" / args.dataset / args.model / f"{stamp}-seed{args.seed}-{os.getpid()}"
+        try:
+            path.mkdir(parents=True, exist_ok=bool(args.run_dir))
+        except OSError as error:
+            raise StorageError(f"cannot make the run folder {path}: {error}") from error
+        run = cls(path)
+        write_text(path / "config.yaml", dump_config(args))
+        write_text(path / "environment.json", _json(environment(args)))
+        return run
+
+    @classmethod
+    def reopen(cls, path: str) -> Run:
+        """The folder of a run that was stopped.
+
+        Raises:
+            UsageError: there is no run in it, or it has ended.
+        """
+        run = cls(Path(path))
+        if not (run.path / "config.yaml").exists():
+            raise UsageError(f"--resume {path}: no run there (no config.yaml)")
+        if run.status().get("state") == "finished":
+            raise UsageError(f"--resume {path}: this run has ended; its figures are in {run.path / 'summary.json'}")
+        return run
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from running in this folder."""
+        with exclusive_lock(self.path / ".lock", f"another process is running in {self.path}"):
+            yield
+
+    def record(self, **values: Any) -> None:
+        """Append one object to metrics.jsonl. Values that do not repeat (times) do not belong there."""
+        append_line(self.path / "metrics.jsonl", json.dumps(_plain(values)))
+        self.n_records += 1
+
+    def rewind_records(self, n_records: int) -> None:
+        """Drop everything after the first `n_records` objects, which a checkpoint knows about."""
+        path = self.path / "metrics.jsonl"
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        if len(lines) < n_records:
+            raise StorageError(f"{path} has {len(lines)} records, the checkpoint {n_records}; the file was cut or replaced")
+        write_text(path, "".join(lines[:n_records]))
+        self.n_records = n_records
+
+    def write_session(self, results: Results, predictions: Sequence[Predictions]) -> None:
+        """Store the task matrix so far and a session's predictions."""
+        header = ",".join(results.dataset.names)
+        for name in results.matrices:
+            rows = [",".join("" if math.isnan(v) else repr(v) for v in row) for row in results.matrices[name]]
+            text = "\n".join([f"session,{header}", *(f"{i + 1},{row}" for i, row in enumerate(rows))]) + "\n"
+            write_text(self.path / f"R_{name}.csv", text)
+        arrays = {
+            "outputs": np.concatenate([part.outputs for part in predictions]),
+            "truth": np.concatenate([part.truth for part in predictions]),
+            "task": np.concatenate([np.full(len(part.truth), part.task) for part in predictions]),
+        }
+        target = self.path / "predictions" / f"session-{results.dataset.current_task}.npz"
+        write_atomically(target, lambda file: np.savez_compressed(file, **arrays))
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        write_text(self.path / "summary.json", _json(summary))
+
+    def set_status(self, state: str, message: str = "") -> None:
+        write_text(self.path / "status.json", _json({"state": state, "message": message}))
+
+    def status(self) -> dict[str, Any]:
+        """Content of status.json; empty if there is none or a crash cut it."""
+        try:
+            return json.loads((self.path / "status.json").read_text())
+        except (OSError, json.JSONDecodeError):
+            return {}
+
+
+def environment(args: Namespace) -> dict[str, Any]:
+    """What a run depends on besides its configuration."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "absent"
+    return {
+        "command": [sys.executable, *sys.argv],
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "packages": versions,
+        "commit": _git("rev-parse", "HEAD"),
+        "uncommitted_changes": bool(_git("status", "--porcelain")),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+
+
+def _git(*words: str) -> str:
+    try:
+        done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _plain(value: Any) -> Any:
+    """Values that JSON has: NaN, which it has not, becomes null."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | range):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _json(value: Any) -> str:
+    return json.dumps(_plain(value), indent=1) + "\n"

@@ -1,0 +1,161 @@
+"""Which samples a memory keeps.
+
+Online strategies decide slot by slot while a stream goes by: they take a `Request` and return one slot for each new
+sample, -1 for a sample that is not kept. Exemplar selections choose m of n samples at once and return their indices.
+None of them loops over samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+@dataclass
+class Request:
+    """What an online strategy may look at.
+
+    Attributes:
+        capacity: number of slots.
+        n_stored: slots in use, the first ones.
+        n_seen: samples offered before this batch.
+        n_new: samples in this batch.
+        generator: CPU generator for every draw.
+        examples, labels: stored samples followed by the new ones, (n_stored + n_new, ...); labels may be None.
+    """
+
+    capacity: int
+    n_stored: int
+    n_seen: int
+    n_new: int
+    generator: torch.Generator
+    examples: Callable[[], Tensor]
+    labels: Callable[[], Tensor | None]
+
+
+def reservoir(request: Request) -> Tensor:
+    """Every sample of the stream is kept with the same probability (Vitter, ACM TOMS 1985, algorithm R)."""
+    position = request.n_seen + torch.arange(request.n_new)
+    draw = torch.rand(request.n_new, generator=request.generator, dtype=torch.float64)
+    slots = torch.where(position < request.capacity, position, (draw * (position + 1)).long())
+    return torch.where(slots < request.capacity, slots, -1)
+
+
+def ring(request: Request) -> Tensor:
+    """First in, first out: the newest samples replace the oldest."""
+    if not request.capacity:
+        return torch.full((request.n_new,), -1)
+    return (request.n_seen + torch.arange(request.n_new)) % request.capacity
+
+
+def fill(request: Request) -> Tensor:
+    """Keep what comes until the slots are full, then nothing more."""
+    slots = request.n_stored + torch.arange(request.n_new)
+    return torch.where(slots < request.capacity, slots, -1)
+
+
+def class_balanced(request: Request) -> Tensor:
+    """As even a number of slots for each class as its samples allow; within a class a random subset stays.
+
+    Classes that have to give up slots lose random samples, new ones and stored ones alike.
+    """
+    labels = _required_labels(request, "class-balanced").view(-1)
+    order = torch.randperm(len(labels), generator=request.generator)
+    _, classes = labels[order].unique(return_inverse=True)
+    by_class = classes.argsort(stable=True)
+    counts = classes.bincount()
+    rank = torch.empty_like(classes)
+    rank[by_class] = torch.arange(len(classes)) - (counts.cumsum(0) - counts).repeat_interleave(counts)
+    # Taking the samples in order of their rank within their class fills the slots class by class, in rounds.
+    kept = order[rank.argsort(stable=True)[: request.capacity]]
+    return _slots_of(kept, request)
+
+
+def ordered_uniform_slots(request: Request) -> Tensor:
+    """Keep the samples whose labels cover the seen range most evenly (`ordered_uniform` over stored and new ones)."""
+    labels = _required_labels(request, "ordered-uniform").view(-1)
+    return _slots_of(ordered_uniform(labels, min(request.capacity, len(labels))), request)
+
+
+def herding_slots(request: Request) -> Tensor:
+    """Keep the samples whose running mean stays nearest to the mean of all (`herding`, on the examples themselves)."""
+    examples = request.examples()
+    return _slots_of(herding(examples.flatten(1).float().cpu(), min(request.capacity, len(examples))), request)
+
+
+def ordered_uniform(scores: Tensor, m: int) -> Tensor:
+    """Ordered uniform sampling (MAGR, Zhou et al., ECCV 2024): sort by score, take m at an even stride, ends included.
+
+    Args:
+        scores: (n,) real values; equal scores keep their order of arrival.
+        m: how many; all n if m >= n.
+
+    Returns:
+        (min(m, n),) indices into `scores`, in ascending order of score: ranks round(linspace(0, n-1, m)).
+    """
+    order = scores.detach().cpu().double().view(-1).argsort(stable=True)
+    return order[torch.from_numpy(ordered_uniform_ranks(len(order), m))]
+
+
+def ordered_uniform_ranks(n: int, m: int) -> NDArray[np.int64]:
+    """The ranks that ordered uniform sampling takes of n sorted samples: all if m >= n, the median if m is 1."""
+    if m == 1 and n:
+        return np.asarray([(n - 1) // 2])
+    return np.rint(np.linspace(0, n - 1, min(m, n))).astype(np.int64)
+
+
+def herding(features: Tensor, m: int) -> Tensor:
+    """Herding selection (Welling, ICML 2009; iCaRL, algorithm 4): greedily keep the running mean at the mean.
+
+    Args:
+        features: (n, d).
+        m: how many; at most n.
+
+    Returns:
+        (min(m, n),) indices in order of importance.
+    """
+    target = features.mean(0)
+    total = torch.zeros_like(target)
+    free = torch.ones(len(features), dtype=torch.bool, device=features.device)
+    chosen: list[Tensor] = []
+    for step in range(min(m, len(features))):
+        distance = (target - (total + features) / (step + 1)).square().sum(1)
+        best = distance.masked_fill(~free, float("inf")).argmin()
+        total = total + features[best]
+        free[best] = False
+        chosen.append(best)
+    return torch.stack(chosen).cpu() if chosen else torch.empty(0, dtype=torch.long)
+
+
+def _required_labels(request: Request, name: str) -> Tensor:
+    labels = request.labels()
+    if labels is None:
+        raise ValueError(f"the {name} strategy chooses by label: pass labels= to add_data from the first call on")
+    return labels.detach().cpu()
+
+
+def _slots_of(kept: Tensor, request: Request) -> Tensor:
+    """Slots for the new samples when `kept` of stored and new samples stay: first free slots, then given-up ones."""
+    stays = torch.zeros(request.n_stored + request.n_new, dtype=torch.bool)
+    stays[kept] = True
+    given_up = (~stays[: request.n_stored]).nonzero().view(-1)
+    free = torch.cat([torch.arange(request.n_stored, request.capacity), given_up])
+    slots = torch.full((request.n_new,), -1)
+    new = stays[request.n_stored :].nonzero().view(-1)
+    slots[new] = free[: len(new)]
+    return slots
+
+
+STRATEGIES: dict[str, Callable[[Request], Tensor]] = {
+    "reservoir": reservoir,
+    "ring": ring,
+    "fill": fill,
+    "class-balanced": class_balanced,
+    "ordered-uniform": ordered_uniform_slots,
+    "herding": herding_slots,
+}

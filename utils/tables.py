@@ -1,0 +1,55 @@
+"""Tables for the terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from utils.results import Results
+
+HEADLINES = {
+    "class_il_mean": "class-IL accuracy, mean over tasks [%]",
+    "task_il_mean": "task-IL accuracy, mean over tasks [%]",
+    "class_il_forgetting": "class-IL forgetting [points]",
+    "class_il_bwt": "class-IL backward transfer [points]",
+    "task_il_forgetting": "task-IL forgetting [points]",
+    "srcc_pooled": "SRCC, pooled over all tasks [%]",
+    "srcc_mean": "SRCC, mean over tasks [%]",
+    "srcc_forgetting": "forgetting (AFT) [points]",
+    "srcc_aft_published": "AFT as MAGR's code computes it [points]",
+    "srcc_bwt": "backward transfer [points]",
+    "srcc_fwt": "forward transfer [points]",
+    "relative_l2": "relative L2 x 100",
+    "mae": "mean absolute error [score]",
+}
+
+
+def number(value: float) -> str:
+    """Two decimals; a dash where nothing is defined."""
+    return "-" if value is None or math.isnan(value) else f"{value:.2f}"
+
+
+def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns aligned: the first to the left, the others to the right."""
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    lines = [
+        "  ".join(cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True)))
+        for row in [header, *rows]
+    ]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def task_matrix(results: Results, name: str | None = None) -> str:
+    """R: a row for each session, a column for each task."""
+    titles = results.dataset.names
+    rows = [[f"after {i + 1}", *map(number, row)] for i, row in enumerate(results.matrix(name).tolist())]
+    if results.untrained:
+        rows.insert(0, ["untrained", *map(number, results.untrained)])
+    return text_table([f"{name or results.main} [%]", *titles], rows)
+
+
+def summary_table(results: Results) -> str:
+    """The headline figures, one a line."""
+    figures = results.summary()
+    rows = [[title, number(figures[key])] for key, title in HEADLINES.items() if key in figures]
+    return text_table(["figure", "value"], rows)

@@ -1,0 +1,174 @@
+"""The loop: for every task, for every epoch, for every batch, observe; evaluate; record."""
+
+from __future__ import annotations
+
+import time
+from argparse import Namespace
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from utils.checkpoints import load_checkpoint, module_modes, save_checkpoint, set_module_modes
+from utils.conf import get_rng_state, set_rng_state
+from utils.errors import StorageError
+from utils.results import Results
+from utils.run import Run
+
+if TYPE_CHECKING:
+    from datasets.utils.continual_dataset import ContinualDataset
+    from models.utils.continual_model import ContinualModel
+    from utils.callbacks import Callback
+
+DEBUG_BATCHES = 5
+
+
+class Loop:
+    """Trains a method on a stream. Its position is part of the checkpoint, so it can begin anywhere.
+
+    Attributes:
+        task, epoch, batch: what comes next.
+        in_task, in_epoch: whether the task and the epoch that come next have begun already.
+    """
+
+    def __init__(
+        self, model: ContinualModel, dataset: ContinualDataset, args: Namespace, run: Run, callbacks: Sequence[Callback]
+    ) -> None:
+        self.model, self.dataset, self.args, self.run, self.callbacks = model, dataset, args, run, callbacks
+        self.results = Results(dataset)
+        self.scheduler: Any = None
+        self.task = self.epoch = self.batch = 0
+        self.in_task = self.in_epoch = self.started = False
+        self.pass_number = 0
+        self.loss_sum, self.n_losses = 0.0, 0
+        self.seconds_before, self.began = 0.0, time.monotonic()
+
+    def train(self) -> Results:
+        """Run to the end, or to `--stop_after`."""
+        if not self.started:
+            self.results.measure_untrained(self.model)
+            self.started = True
+        self.emit("train_begin")
+        while self.task < min(self.args.stop_after or self.dataset.N_TASKS, self.dataset.N_TASKS):
+            if not self.in_task:
+                self.enter_task()
+            while self.epoch < self.n_epochs:
+                self.train_epoch()
+            self.leave_task()
+        self.emit("train_end")
+        return self.results
+
+    def enter_task(self) -> None:
+        self.dataset.get_data_loaders()
+        self.model.meta_begin_task(self.dataset)
+        self.scheduler = self.dataset.get_scheduler(self.model, self.args)
+        self.epoch, self.in_task = 0, True
+        self.emit("task_begin")
+
+    def train_epoch(self) -> None:
+        loader, model = self.dataset.train_loader, self.model
+        assert loader is not None
+        if not self.in_epoch:
+            model.net.train()
+            model.meta_begin_epoch(self.epoch, self.dataset)
+            self.batch, self.pass_number, self.in_epoch = 0, loader.passes, True
+            self.loss_sum, self.n_losses = 0.0, 0
+            batches = loader.iterate()
+        else:
+            passes = loader.passes
+            loader.passes = self.pass_number
+            batches = loader.iterate(start=self.batch)
+            loader.passes = passes
+        for number, batch in batches:
+            loss = model.meta_observe(batch, self.epoch)
+            self.loss_sum, self.n_losses, self.batch = self.loss_sum + loss, self.n_losses + 1, number + 1
+            self.emit("batch_end", loss=loss)
+            if self.args.debug_mode and self.batch >= DEBUG_BATCHES:
+                break
+        model.meta_end_epoch(self.epoch, self.dataset)
+        if self.scheduler is not None:
+            self.scheduler.step()
+        loss = self.loss_sum / max(self.n_losses, 1)
+        self.run.record(event="epoch", task=self.task, epoch=self.epoch, loss=loss)
+        self.epoch, self.in_epoch = self.epoch + 1, False
+        self.emit("epoch_end", loss=loss)
+
+    def leave_task(self) -> None:
+        self.model.meta_end_task(self.dataset)
+        if self.task < self.args.start_from:
+            self.results.skip_session()
+        else:
+            predictions = self.results.measure_session(self.model)
+            self.run.write_session(self.results, predictions)
+            self.run.record(event="session", **self.results.sessions[-1])
+        self.task, self.epoch, self.in_task = self.task + 1, 0, False
+        self.emit("task_end")
+
+    @property
+    def n_epochs(self) -> int:
+        return 0 if self.task < self.args.start_from else self.dataset.get_epochs()
+
+    @property
+    def seconds(self) -> float:
+        """Time spent so far, over all parts of a resumed run."""
+        return self.seconds_before + time.monotonic() - self.began
+
+    def emit(self, event: str, **values: Any) -> None:
+        """Tell every callback."""
+        for callback in self.callbacks:
+            getattr(callback, f"on_{event}")(self, **values)
+
+    # Stopping and going on
+
+    _POSITION = ("task", "epoch", "batch", "in_task", "in_epoch", "started", "pass_number", "loss_sum", "n_losses")
+
+    def save(self) -> None:
+        """Write the checkpoint that `--resume` reads."""
+        loader, opt = self.dataset.train_loader, self.model._opt
+        save_checkpoint(
+            self.run.path / "checkpoint.pt",
+            {
+                "position": {name: getattr(self, name) for name in self._POSITION},
+                "passes": loader.passes if loader is not None else 0,
+                "model": self.model.state_dict(),
+                "modes": module_modes(self.model),
+                "opt": opt.state_dict() if opt is not None else None,
+                "scheduler": self.scheduler.state_dict() if self.scheduler is not None else None,
+                "dataset": self.dataset.state_dict(),
+                "results": self.results.state_dict(),
+                "n_records": self.run.n_records,
+                "seconds": self.seconds,
+                "rng": get_rng_state(),
+            },
+        )
+
+    def restore(self) -> None:
+        """Go to where the checkpoint was written; to the beginning if the run was stopped before the first one.
+
+        Raises:
+            StorageError: the checkpoint is damaged or does not fit the run's configuration.
+        """
+        path = self.run.path / "checkpoint.pt"
+        if not path.exists():
+            self.run.rewind_records(0)
+            return
+        state = load_checkpoint(path)
+        for name, value in state["position"].items():
+            setattr(self, name, value)
+        self.run.rewind_records(state["n_records"])
+        self.results.load_state_dict(state["results"])
+        self.dataset.load_state_dict(state["dataset"])
+        if self.dataset.train_loader is not None:
+            self.dataset.train_loader.passes = state["passes"]
+        try:
+            self.model.load_state_dict(state["model"])
+            set_module_modes(self.model, state["modes"])
+            if state["opt"] is not None:
+                self.model.opt = self.model.get_optimizer()
+                self.model.opt.load_state_dict(state["opt"])
+            if state["scheduler"] is not None:
+                self.scheduler = self.dataset.get_scheduler(self.model, self.args)
+                self.scheduler.load_state_dict(state["scheduler"])
+                self.model.opt.load_state_dict(state["opt"])
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise StorageError(f"{path} does not fit this run: {error}") from error
+        self.seconds_before, self.began = state["seconds"], time.monotonic()
+        set_rng_state(state["rng"])
