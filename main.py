@@ -34,8 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def execute(args: Namespace) -> None:
     """Build the run's folder, then train in it, keeping its status."""
-    from models import check_compatibility, get_model_class
     from datasets import get_dataset_class
+    from models import check_compatibility, get_model_class
     from utils.run import Run
 
     setting = get_dataset_class(args).resolve_setting(args)
@@ -60,6 +60,7 @@ def train(args: Namespace, run: Run) -> str:
     from backbone import count_parameters, get_backbone
     from datasets import get_dataset
     from models import get_model
+    from utils.buffer import Buffer
     from utils.callbacks import Callback, Checkpoints, EvaluateEpochs, KeepWeights, Progress, WandB
     from utils.checkpoints import load_checkpoint
     from utils.conf import set_deterministic, set_random_seed
@@ -96,16 +97,23 @@ def train(args: Namespace, run: Run) -> str:
         checkpoints.close()
 
     summary = {
-        "dataset": dataset.NAME, "model": args.model, "setting": dataset.SETTING, "seed": args.seed,
-        "evaluated_on": "validation" if args.validation else "test", **results.summary(),
-        "skipped_samples": len(dataset.skipped), "seconds": loop.seconds, "parameters": count_parameters(model.net),
-        "buffer_bytes": model.buffer.n_bytes if hasattr(model, "buffer") else 0,
-    }  # fmt: skip
+        "dataset": dataset.NAME,
+        "model": args.model,
+        "setting": dataset.SETTING,
+        "seed": args.seed,
+        "evaluated_on": "validation" if args.validation else "test",
+        **results.summary(),
+        "skipped_samples": len(dataset.skipped),
+        "skipped": dataset.skipped,
+        "seconds": loop.seconds,
+        "parameters": count_parameters(model.net),
+        "buffer_bytes": sum(part.n_bytes for part in model.modules() if isinstance(part, Buffer)),
+    }
     run.write_summary(summary)
     print(f"\n{args.model} on {dataset.NAME} ({dataset.SETTING}), evaluated on {summary['evaluated_on']} samples\n")
     print(f"{task_matrix(results)}\n\n{summary_table(results)}\n")
     if dataset.skipped:
-        print(f"{len(dataset.skipped)} samples could not be read and were left out, see {run.path / 'status.json'}")
+        print(f"{len(dataset.skipped)} samples could not be read and were left out, see {run.path / 'summary.json'}")
     if loop.task < dataset.N_TASKS:
         return "stopped"
     run.record(event="summary", **results.summary())

@@ -68,7 +68,7 @@ class ContinualBackbone(nn.Module):
 
 
 def register_backbone(name: str) -> Callable[[Callable[..., ContinualBackbone]], Callable[..., ContinualBackbone]]:
-    """Decorator that registers a backbone factory (a function, or a class) under a name."""
+    """Decorator that registers a backbone factory, a function, under a name."""
 
     def add(factory: Callable[..., ContinualBackbone]) -> Callable[..., ContinualBackbone]:
         REGISTRY.add(name, factory)
@@ -105,7 +105,11 @@ def get_backbone(args: Namespace) -> ContinualBackbone:
     from backbone.utils.weights import load_weights
 
     factory = _factory(args.backbone)
-    given = {parameter.name: getattr(args, parameter.name) for parameter, _, _ in _options(factory) if hasattr(args, parameter.name)}
+    given = {
+        parameter.name: getattr(args, parameter.name)
+        for parameter, _, _ in _options(factory)
+        if hasattr(args, parameter.name)
+    }
     for parameter in inspect.signature(factory).parameters.values():
         if parameter.default is parameter.empty and hasattr(args, parameter.name):
             given[parameter.name] = getattr(args, parameter.name)
@@ -125,7 +129,7 @@ def _factory(name: str) -> Callable[..., ContinualBackbone]:
 
 
 def _options(factory: Callable[..., Any]) -> list[tuple[inspect.Parameter, Any, str | None]]:
-    hints = get_type_hints(factory.__init__ if isinstance(factory, type) else factory, include_extras=True)
+    hints = get_type_hints(factory, include_extras=True)
     options = []
     for parameter in inspect.signature(factory).parameters.values():
         if parameter.default is parameter.empty:

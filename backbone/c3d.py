@@ -41,9 +41,12 @@ class C3D(ContinualBackbone):
             self.add_module(name, nn.Conv3d(n_in, n_out, kernel_size=3, padding=1))
         self.fc6 = nn.Linear(8 * width * 16, feature_dim)
         self.classifier = nn.Sequential(
-            nn.Dropout(dropout), nn.Linear(feature_dim, feature_dim), nn.ReLU(), nn.Dropout(dropout),
+            nn.Dropout(dropout),
+            nn.Linear(feature_dim, feature_dim),
+            nn.ReLU(),
+            nn.Dropout(dropout),
             nn.Linear(feature_dim, num_classes),
-        )  # fmt: skip
+        )
         for module in self.modules():
             if isinstance(module, nn.Conv3d | nn.Linear):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")

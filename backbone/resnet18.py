@@ -40,7 +40,9 @@ class ResNet18(ContinualBackbone):
         n_in = width
         for stage in range(4):
             n_out = width * 2**stage
-            self.stages.append(nn.Sequential(BasicBlock(n_in, n_out, 1 if stage == 0 else 2), BasicBlock(n_out, n_out, 1)))
+            self.stages.append(
+                nn.Sequential(BasicBlock(n_in, n_out, 1 if stage == 0 else 2), BasicBlock(n_out, n_out, 1))
+            )
             n_in = n_out
 
     def feature_maps(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:

@@ -22,7 +22,7 @@ class TemporalNetwork(ContinualBackbone):
 
     def __init__(self, num_classes: int, in_channels: int, width: int, depth: int) -> None:
         if width % N_NORM_GROUPS or depth < 1:
-            raise ValueError(f"width must be a multiple of {N_NORM_GROUPS} and depth at least 1, not {width} and {depth}")
+            raise ValueError(f"width must be a multiple of {N_NORM_GROUPS} and depth at least 1, not {width}, {depth}")
         super().__init__(feature_dim=2 * width, num_outputs=num_classes)
         sizes = [in_channels] + [width] * depth
         self.layers = nn.ModuleList(

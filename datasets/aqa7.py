@@ -10,7 +10,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from datasets.utils.augment import CenterCrop, Denormalize, Normalize, Operation, RandomCrop, RandomHorizontalFlip, ToFloat
+from datasets.utils.augment import (
+    CenterCrop,
+    Denormalize,
+    Normalize,
+    Operation,
+    RandomCrop,
+    RandomHorizontalFlip,
+    ToFloat,
+)
 from datasets.utils.continual_dataset import Samples
 from datasets.utils.rendered_dives import judge, render, sample_dives
 from datasets.utils.score_dataset import ScoreDataset
@@ -93,9 +101,13 @@ class AQA7(ScoreDataset):
         root = _root(vars(self.args))
         train, test = (self._read_split(root, part) for part in ("train", "test"))
         return Samples(
-            train=train[0], test=test[0], train_targets=train[1], test_targets=test[1],
-            train_groups=train[2], test_groups=test[2],
-        )  # fmt: skip
+            train=train[0],
+            test=test[0],
+            train_targets=train[1],
+            test_targets=test[1],
+            train_groups=train[2],
+            test_groups=test[2],
+        )
 
     def _read_split(self, root: Path, part: str) -> tuple[ClipSource, np.ndarray, np.ndarray]:
         from scipy.io import loadmat
@@ -106,7 +118,9 @@ class AQA7(ScoreDataset):
         except FileNotFoundError as error:
             raise DataError(f"aqa7: no split file {path}. {HOW_TO_GET}") from error
         except (KeyError, ValueError, TypeError, NotImplementedError, OSError) as error:
-            raise DataError(f"aqa7: {path} holds no matrix consolidated_{part}_list ({error}); restore the file") from error
+            raise DataError(
+                f"aqa7: {path} holds no matrix consolidated_{part}_list ({error}); restore the file"
+            ) from error
         if rows.ndim != 2 or rows.shape[1] != 3:
             raise DataError(f"aqa7: {path}: expected rows of (sport, video, score), found an array of {rows.shape}")
         names = list(SPORTS)
@@ -143,8 +157,8 @@ class AQA7(ScoreDataset):
 class AQA7Mini(ScoreDataset):
     """Rendered dives in place of AQA-7 diving where its frames are absent. NOT AQA-7: no figure compares to a paper.
 
-    370 clips (300 train, 70 test, the counts of AQA-7 diving) of 16 frames in which take-off, rotations, body line, entry
-    and splash can be seen; the score is a known function of them plus the noise of the judges (`rendered_dives`).
+    370 clips (300 train, 70 test, the counts of AQA-7 diving) of 16 frames in which take-off, rotations, body line,
+    entry and splash can be seen; the score is a known function of them plus the judges' noise (`rendered_dives`).
     """
 
     NAME = "aqa7-mini"

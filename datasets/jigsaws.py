@@ -28,10 +28,10 @@ PACKED = "jigsaws_kinematics_10hz.npz"
 class JIGSAWS(ScoreDataset):
     """102 or 103 trials of three tasks by eight surgeons: 76 kinematic variables, global rating score (GRS) 6-30.
 
-    `--data_root DIR` (default BASE_PATH/JIGSAWS) holds the official tree, `<Task>/kinematics/AllGestures/<trial>.txt` and
-    `<Task>/meta_file_<Task>.txt`, or the file jigsaws_kinematics_10hz.npz with every third sample of it (arrays frames,
-    offsets, trial, grs). Trials are averaged to 128 steps and standardised by the training trials' statistics. Groups
-    are the three tasks.
+    `--data_root DIR` (default BASE_PATH/JIGSAWS) holds the official tree, `<Task>/kinematics/AllGestures/<trial>.txt`
+    and `<Task>/meta_file_<Task>.txt`, or the file jigsaws_kinematics_10hz.npz with every third sample of it (arrays
+    frames, offsets, trial, grs). Trials are averaged to 128 steps and standardised by the statistics of the training
+    trials. Groups are the three tasks.
 
     Source: Y. Gao et al., The JHU-ISI Gesture and Skill Assessment Working Set (JIGSAWS), M2CAI 2014.
     """
@@ -49,9 +49,11 @@ class JIGSAWS(ScoreDataset):
         group.add_argument("--surgical_task", choices=[*TASKS, "all"], default="all", help="one task, or all three")
         group.add_argument("--fold", type=int, choices=range(N_FOLDS), default=0, help="which quarter is for testing")
         group.add_argument(
-            "--split_by", choices=["trial", "user"], default="trial",
+            "--split_by",
+            choices=["trial", "user"],
+            default="trial",
             help="trial: every fourth trial by score; user: two surgeons that training never sees (much harder)",
-        )  # fmt: skip
+        )
         return parser
 
     @property
@@ -118,8 +120,8 @@ def _read_tree(root: Path) -> tuple[list[str], list[np.ndarray], np.ndarray]:
         meta = root / task / f"meta_file_{task}.txt"
         if not meta.exists():
             raise DataError(
-                f"jigsaws: {root} holds neither {PACKED} nor {meta.relative_to(root)}. Request JIGSAWS from Johns Hopkins "
-                "University, unpack it and name its folder with --data_root"
+                f"jigsaws: {root} holds neither {PACKED} nor {meta.relative_to(root)}. Request JIGSAWS from Johns "
+                "Hopkins University, unpack it and name its folder with --data_root"
             )
         for number, line in enumerate(meta.read_text().splitlines(), 1):
             words = line.split()
@@ -128,7 +130,9 @@ def _read_tree(root: Path) -> tuple[list[str], list[np.ndarray], np.ndarray]:
             try:
                 trial, score = words[0], float(words[2])
             except (IndexError, ValueError) as error:
-                raise DataError(f"jigsaws: {meta}, line {number}: expected trial, skill, score, found '{line}'") from error
+                raise DataError(
+                    f"jigsaws: {meta}, line {number}: expected trial, skill, score, found '{line}'"
+                ) from error
             path = root / task / "kinematics" / "AllGestures" / f"{trial}.txt"
             if not path.exists():
                 # The official release rates Suturing_G001 but has no kinematics of it.
@@ -138,7 +142,9 @@ def _read_tree(root: Path) -> tuple[list[str], list[np.ndarray], np.ndarray]:
             except ValueError as error:
                 raise DataError(f"jigsaws: {path}: {error}") from error
             if recording.shape[1] != N_CHANNELS or not np.isfinite(recording).all():
-                raise DataError(f"jigsaws: {path}: expected rows of {N_CHANNELS} finite numbers, found {recording.shape}")
+                raise DataError(
+                    f"jigsaws: {path}: expected rows of {N_CHANNELS} finite numbers, found {recording.shape}"
+                )
             trials.append(trial)
             recordings.append(recording)
             scores.append(score)

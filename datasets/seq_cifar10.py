@@ -43,9 +43,9 @@ class SequentialCIFAR10(ClassDataset):
             train, test = (datasets.CIFAR10(str(root), train=part, download=True) for part in (True, False))
         except Exception as error:
             raise DataError(
-                f"no CIFAR-10 under {root}: it holds neither train/<class>/ and test/<class>/ nor intact official files, "
-                f"and downloading them failed ({error}). Put cifar-10-batches-py or such folders there, or name another "
-                "place with --data_root"
+                f"no CIFAR-10 under {root}: it holds neither train/<class>/ and test/<class>/ nor intact official "
+                f"files, and downloading them failed ({error}). Put cifar-10-batches-py or such folders there, or name "
+                "another place with --data_root"
             ) from error
         return Samples(
             train=TensorSource(torch.from_numpy(train.data).permute(0, 3, 1, 2).contiguous()),
@@ -61,7 +61,8 @@ class SequentialCIFAR10(ClassDataset):
         test, test_labels, test_names, test_problems = read_image_folder(root / "test", 32, skip)
         if names != test_names or len(names) != self.N_CLASSES:
             raise DataError(
-                f"{root}: expected the same {self.N_CLASSES} class folders in train/ and test/, found {names} and {test_names}"
+                f"{root}: expected the same {self.N_CLASSES} class folders in train/ and test/, found {names} and "
+                f"{test_names}"
             )
         return Samples(
             train=TensorSource(train),

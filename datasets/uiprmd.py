@@ -28,9 +28,9 @@ class UIPRMD(ScoreDataset):
     repetitions sorted by score every fourth is for testing: 135 train, 45 test (the subjects are not known, so one
     person's repetitions may be in both). Groups are the two kinds of repetition.
 
-    Source: A. Vakanski et al., A data set of human body movements for physical rehabilitation exercises, Data 3(1), 2018;
-    scores and reduction: Y. Liao, A. Vakanski, M. Xian, A deep learning framework for assessing physical rehabilitation
-    exercises, IEEE TNSRE 28(2), 2020.
+    Source: A. Vakanski et al., A data set of human body movements for physical rehabilitation exercises, Data 3(1),
+    2018; scores and reduction: Y. Liao, A. Vakanski, M. Xian, A deep learning framework for assessing physical
+    rehabilitation exercises, IEEE TNSRE 28(2), 2020.
     """
 
     NAME = "uiprmd"

@@ -8,10 +8,12 @@ from models.utils.continual_model import ContinualModel
 
 
 class Joint(ContinualModel):
-    """Sees the union of all tasks as a single session: its configuration sets `--joint`, which makes the stream give it."""
+    """Sees the union of all tasks as one session: configs/models/joint.yaml sets `--joint`, and the stream gives it."""
 
     NAME = "joint"
     COMPATIBILITY = ["class-il", "task-il", "domain-il", "grade-il", "group-il"]
 
-    def observe(self, inputs: Tensor, labels: Tensor, not_aug_inputs: Tensor, epoch: int | None = None, **extras: Tensor) -> float:
+    def observe(
+        self, inputs: Tensor, labels: Tensor, not_aug_inputs: Tensor, epoch: int | None = None, **extras: Tensor
+    ) -> float:
         return self.step(self.loss(self.net(inputs), labels))

@@ -21,12 +21,12 @@ from utils.selection import ordered_uniform
 class MAGR(ContinualModel):
     """Manifold-aligned graph regularisation for continual action quality assessment (Zhou et al., ECCV 2024).
 
-    Equation 1: L = L_D + L_M + lambda_P L_P + lambda_R L_R. The buffer holds features, not samples. A projector p learns
-    the step from the previous network's features to the present ones (L_P), replayed features pass through it (L_M),
-    and a graph loss arranges old and new features by their scores (L_R). Only net(x) is used at test time.
+    Equation 1: L = L_D + L_M + lambda_P L_P + lambda_R L_R. The buffer holds features, not samples. A projector p
+    learns the step from the previous network's features to the present ones (L_P), replayed features pass through it
+    (L_M), and a graph loss arranges old and new features by their scores (L_R). Only net(x) is used at test time.
 
-    The defaults are the recommended ones; configs/magr-paper.yaml and configs/magr-released.yaml select the choices of the
-    paper and of the authors' code.
+    The defaults are the recommended ones; configs/magr-paper.yaml and configs/magr-released.yaml select the choices
+    of the paper and of the authors' code.
     """
 
     NAME = "magr"
@@ -39,7 +39,12 @@ class MAGR(ContinualModel):
         add = group.add_argument
         add("--lambda_p", "--alpha", type=float, default=1.0, help="weight of the projector's loss L_P")
         add("--lambda_r", "--beta", type=float, default=1.0, help="weight of the graph regulariser L_R")
-        add("--backbone_lr_scale", type=float, default=0.01, help="learning rate of the features after the first session")
+        add(
+            "--backbone_lr_scale",
+            type=float,
+            default=0.01,
+            help="learning rate of the features after the first session",
+        )
         add("--graph_scale", choices=SCALES, default="minmax", help="see utils/graph_regularizer.py")
         add("--graph_divergence", choices=DIVERGENCES, default="kl", help="see utils/graph_regularizer.py")
         add("--graph_tau", type=float, default=0.2, help="temperature of --graph_scale minmax")
@@ -48,7 +53,12 @@ class MAGR(ContinualModel):
         add("--projector_hidden", type=int, default=256, help="hidden units of the projector")
         add("--projector_init", choices=["identity", "random"], default="identity", help="how the projector starts")
         add("--projector_relu", type=true_or_false, default=False, help="the released code's ReLU on the residual")
-        add("--selection", choices=["ordered-uniform", "random"], default="ordered-uniform", help="what a session stores")
+        add(
+            "--selection",
+            choices=["ordered-uniform", "random"],
+            default="ordered-uniform",
+            help="what a session stores",
+        )
         add("--stored_view", choices=["clean", "augmented"], default="clean", help="view whose features are stored")
         add("--freeze_bn", type=true_or_false, default=False, help="do not update batch-norm statistics, as published")
         return parser
@@ -79,7 +89,9 @@ class MAGR(ContinualModel):
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
                     module.eval()
 
-    def observe(self, inputs: Tensor, labels: Tensor, not_aug_inputs: Tensor, epoch: int | None = None, **extras: Tensor) -> float:
+    def observe(
+        self, inputs: Tensor, labels: Tensor, not_aug_inputs: Tensor, epoch: int | None = None, **extras: Tensor
+    ) -> float:
         outputs, features = self.net(inputs, returnt="both")
         loss = self.loss(outputs, labels)  # L_D
         if self.current_task == 0:
@@ -111,8 +123,8 @@ class MAGR(ContinualModel):
     def end_task(self, dataset: ContinualDataset) -> None:
         self.net.eval()
         if self.current_task > 0 and not self.buffer.is_empty():
-            n = len(self.buffer)
-            self.buffer.examples[:n] = self.projector(self.buffer.examples[:n])
+            features, *_ = self.buffer.get_all_data()
+            self.buffer.replace("examples", self.projector(features))
         if self.current_task < self.n_tasks - 1:
             self.store_session(dataset)
         self.old_net.load_state_dict(self.net.state_dict())

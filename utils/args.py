@@ -21,13 +21,25 @@ from utils.registry import ROOT, Registry, nearest, normalise, unknown_name_mess
 
 # Values that say how or where a run is executed, not what it computes: a resumed run may change them.
 OPERATIONAL = (
-    "resume", "config", "run_dir", "num_workers", "non_verbose", "nowand", "wandb_project", "wandb_entity",
-    "wandb_name", "wandb_mode", "checkpoint_every", "device", "gpus", "stop_after",
-)  # fmt: skip
+    "resume",
+    "config",
+    "run_dir",
+    "num_workers",
+    "non_verbose",
+    "nowand",
+    "wandb_project",
+    "wandb_entity",
+    "wandb_name",
+    "wandb_mode",
+    "checkpoint_every",
+    "device",
+    "gpus",
+    "stop_after",
+)
 EXIT_CODES = (
     "exit codes: 0 the run ended; 1 a bug; 2 wrong usage; 3 missing or broken data; 4 loss or outputs not finite; "
-    "5 results or checkpoint cannot be written or read; 130 Ctrl-C, 143 SIGTERM, 138 SIGUSR1 (a checkpoint was written: "
-    "continue with --resume)"
+    "5 results or checkpoint cannot be written or read; 130 Ctrl-C, 143 SIGTERM, 138 SIGUSR1 (a checkpoint was "
+    "written: continue with --resume)"
 )
 
 
@@ -94,7 +106,9 @@ def add_experiment_args(parser: ArgumentParser) -> None:
     group.add_argument("--optim_nesterov", type=true_or_false, default=False, help="Nesterov momentum of sgd")
     group.add_argument("--clip_grad", type=float, help="largest gradient norm (default: no limit)")
     group.add_argument("--lr_scheduler", choices=["cosine", "multistep"], help="learning rate over each task's epochs")
-    group.add_argument("--lr_milestones", type=int, nargs="+", default=[], help="epochs at which multistep lowers the rate")
+    group.add_argument(
+        "--lr_milestones", type=int, nargs="+", default=[], help="epochs at which multistep lowers the rate"
+    )
     group.add_argument("--lr_gamma", type=float, default=0.1, help="factor by which multistep lowers the rate")
     group.add_argument("--batch_size", type=positive, help="samples a step from the stream")
     group.add_argument("--n_epochs", type=not_negative, help="epochs of every task")
@@ -103,11 +117,17 @@ def add_experiment_args(parser: ArgumentParser) -> None:
     group.add_argument("--task_order", choices=["ascending", "descending", "random"], default="ascending")
     group.add_argument("--custom_task_order", type=int_list, help="explicit order, tasks counted from 1, e.g. 3,1,2")
     group.add_argument("--joint", type=true_or_false, default=False, help="train on all tasks at once (upper bound)")
-    group.add_argument("--validation", type=percentage, help="percent of each task's training data to evaluate on instead of test")
+    group.add_argument(
+        "--validation", type=percentage, help="percent of each task's training data to evaluate on instead of test"
+    )
     group.add_argument("--eval_epochs", type=positive, help="also evaluate every N epochs within a task")
     group.add_argument("--seed", type=int, default=0, help="of every random number in the run")
-    group.add_argument("--model_config", choices=["default", "base", "best"], default="default",
-                       help="values from configs/models: the default block, or the best for this stream")  # fmt: skip
+    group.add_argument(
+        "--model_config",
+        choices=["default", "base", "best"],
+        default="default",
+        help="values from configs/models: the default block, or the best for this stream",
+    )
     group.add_argument("--config", help="YAML file of values, e.g. the config.yaml of an earlier run")
 
 
@@ -116,24 +136,38 @@ def add_management_args(parser: ArgumentParser) -> None:
     group = parser.add_argument_group("data")
     group.add_argument("--base_path", default="data", help="folder of data sets and results")
     group.add_argument("--data_root", help="folder of this data set (default: the stream's name under base_path)")
-    group.add_argument("--data_source", choices=["auto", "full", "mini"], default="auto",
-                       help="auto: a stand-in where the real data is absent and one exists; full: refuse it; mini: ask for it")  # fmt: skip
-    group.add_argument("--skip_corrupt", type=true_or_false, default=False, help="leave out and count unreadable samples")
+    group.add_argument(
+        "--data_source",
+        choices=["auto", "full", "mini"],
+        default="auto",
+        help="auto: a stand-in where the real data is absent and one exists; full: refuse it; mini: ask for it",
+    )
+    group.add_argument(
+        "--skip_corrupt", type=true_or_false, default=False, help="leave out and count unreadable samples"
+    )
     group.add_argument("--num_workers", type=not_negative, default=0, help="processes that read ahead")
     group = parser.add_argument_group("run")
     group.add_argument("--device", help="cpu, cuda, cuda:1 (default: first of --gpus)")
     group.add_argument("--gpus", type=int, nargs="*", default=[], help="GPUs, e.g. 0; none: CPU; a run uses the first")
     group.add_argument("--results_path", default="results", help="folder of Mammoth's logs.pyd, below base_path")
-    group.add_argument("--run_dir", help="folder of this run (default: base_path/runs/<dataset>/<model>/<time>-seed<seed>)")
+    group.add_argument(
+        "--run_dir", help="folder of this run (default: base_path/runs/<dataset>/<model>/<time>-seed<seed>)"
+    )
     group.add_argument("--resume", metavar="RUN_DIR", help="continue a run that was stopped")
     group.add_argument("--checkpoint_path", help="folder for the files of --savecheck (default: RUN_DIR/checkpoints)")
-    group.add_argument("--checkpoint_every", type=float, default=60.0,
-                       help="seconds between checkpoints for --resume; 0: after every batch")  # fmt: skip
+    group.add_argument(
+        "--checkpoint_every",
+        type=float,
+        default=60.0,
+        help="seconds between checkpoints for --resume; 0: after every batch",
+    )
     group.add_argument("--savecheck", choices=["last", "task"], help="keep the weights of the end, or of every task")
     group.add_argument("--loadcheck", help="start from the weights of a file that --savecheck kept")
     group.add_argument("--start_from", type=not_negative, default=0, help="do not train on the first N tasks")
     group.add_argument("--stop_after", type=positive, help="stop after N tasks")
-    group.add_argument("--debug_mode", type=true_or_false, default=False, help="five batches an epoch, one epoch a task")
+    group.add_argument(
+        "--debug_mode", type=true_or_false, default=False, help="five batches an epoch, one epoch a task"
+    )
     group.add_argument("--non_verbose", type=true_or_false, default=False, help="no progress bar")
     group = parser.add_argument_group("wandb")
     group.add_argument("--nowand", type=true_or_false, default=False, help="no wandb whatever else is given")
@@ -147,18 +181,27 @@ def add_rehearsal_args(parser: ArgumentParser) -> None:
     """For methods with a replay buffer."""
     group = parser.add_argument_group("replay")
     group.add_argument("--buffer_size", type=not_negative, required=True, help="size of the buffer, in samples")
-    group.add_argument("--buffer_scope", choices=["total", "session"], default="total",
-                       help="buffer_size is the whole buffer, or what each session but the last may keep")  # fmt: skip
+    group.add_argument(
+        "--buffer_scope",
+        choices=["total", "session"],
+        default="total",
+        help="buffer_size is the whole buffer, or what each session but the last may keep (score streams: session)",
+    )
     group.add_argument("--minibatch_size", type=positive, help="replayed samples a step (default: batch_size)")
 
 
 def framework_parser() -> ArgumentParser:
     """All options that do not depend on the choice of method, stream or backbone."""
     parser = ArgumentParser(
-        prog="main.py", description="Continual learning: one loop for classification and quality assessment.",
-        allow_abbrev=False, add_help=False, formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    parser.add_argument("-h", "--help", action="store_true", help="this text; with --model or --dataset their options too")
+        prog="main.py",
+        description="Continual learning: one loop for classification and quality assessment.",
+        allow_abbrev=False,
+        add_help=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "-h", "--help", action="store_true", help="this text; with --model or --dataset their options too"
+    )
     add_experiment_args(parser)
     add_management_args(parser)
     return parser
@@ -212,7 +255,8 @@ def _resolve(
         options = {**config, **chosen}
         name = get_dataset_class(str(chosen["dataset"])).resolve_name(options)
         chosen["dataset"] = normalise(name)
-        get_dataset_class(name).get_parser(parser)
+        stream = get_dataset_class(name)
+        stream.get_parser(parser)
         layers.append(_config_layer(Path("configs/datasets") / f"{chosen['dataset']}.yaml"))
     model_options = Namespace(**{"model_config": config.get("model_config", "default"), **chosen})
     if "model" in chosen:
@@ -225,7 +269,15 @@ def _resolve(
         buffer_size = _peek(argv, config, "buffer_size")
         layers.append((path, load_model_config(model_options, buffer_size)))
     config_name = str(resumed) if resumed else str(chosen.get("config", ""))
-    layers.append((config_name, {key: value for key, value in config.items() if key not in ("dataset", "config", "resume")}))
+    layers.append(
+        (config_name, {key: value for key, value in config.items() if key not in ("dataset", "config", "resume")})
+    )
+
+    if "dataset" in chosen:
+        known = {action.dest for action in parser._actions}
+        layers.insert(
+            0, (f"{chosen['dataset']} stream", {k: v for k, v in stream.OPTION_DEFAULTS.items() if k in known})
+        )
 
     backbone = chosen.get("backbone") or next((v["backbone"] for _, v in reversed(layers) if v.get("backbone")), None)
     if backbone:
@@ -241,7 +293,8 @@ def _resolve(
         changed = sorted(set(vars(explicit)) - set(OPERATIONAL))
         if changed:
             raise UsageError(
-                f"--{', --'.join(changed)}: a resumed run keeps its configuration; only {', '.join(OPERATIONAL[2:])} may be given"
+                f"--{', --'.join(changed)}: a resumed run keeps its configuration; only {', '.join(OPERATIONAL[2:])} "
+                "may be given"
             )
     return _merge(parser, layers, explicit, chosen)
 
@@ -266,7 +319,9 @@ def _merge(
         sources["dataset"] = "stand-in for absent data"
     values |= {"model": chosen["model"], "dataset": chosen["dataset"]}
     values["backbone"] = normalise(str(values["backbone"])) if values["backbone"] else None
-    missing = [f"--{name}" for name, action in actions.items() if getattr(action, "needed", False) and values[name] is None]
+    missing = [
+        f"--{name}" for name, action in actions.items() if getattr(action, "needed", False) and values[name] is None
+    ]
     missing += [f"--{name}" for name in ("backbone", "lr", "batch_size", "n_epochs") if values[name] is None]
     if missing:
         raise UsageError(f"{values['model']} on {values['dataset']} needs {', '.join(missing)}")
@@ -285,7 +340,7 @@ def _parse_known(parser: ArgumentParser, argv: Sequence[str]) -> tuple[Namespace
             action.needed = True  # type: ignore[attr-defined]
             action.required = False
         action.default = argparse.SUPPRESS
-    parser.error = _raise_usage  # type: ignore[method-assign]
+    parser.error = _raise_usage  # type: ignore[assignment,method-assign]
     try:
         return parser.parse_known_args(list(argv))
     finally:
@@ -349,7 +404,7 @@ def _peek(argv: Sequence[str], config: dict[str, Any], name: str) -> int | None:
     """The buffer size decides which best values apply, before the options of the method are known."""
     probe = ArgumentParser(add_help=False, allow_abbrev=False)
     probe.add_argument(f"--{name}", type=not_negative, default=config.get(name))
-    probe.error = _raise_usage  # type: ignore[method-assign]
+    probe.error = _raise_usage  # type: ignore[assignment,method-assign]
     return getattr(probe.parse_known_args(list(argv))[0], name)
 
 

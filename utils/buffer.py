@@ -96,15 +96,16 @@ class Buffer(nn.Module):
         if not self.attributes:
             self._allocate(batch)
         self._check(batch)
+        stored = self._tensors()
         request = Request(
             capacity=self.buffer_size,
             n_stored=self.n_stored,
             n_seen=self.num_seen_examples,
             n_new=len(examples),
             generator=self.generator,
-            examples=lambda: torch.cat([self.examples[: self.n_stored], batch["examples"].to(self.device)]),
+            examples=lambda: torch.cat([stored["examples"][: self.n_stored], batch["examples"].to(self.device)]),
             labels=lambda: (
-                torch.cat([self.labels[: self.n_stored], batch["labels"].to(self.device)])
+                torch.cat([stored["labels"][: self.n_stored], batch["labels"].to(self.device)])
                 if "labels" in batch
                 else None
             ),
@@ -114,7 +115,7 @@ class Buffer(nn.Module):
         if len(source):
             target = slots[source].to(self.device)
             for name, values in batch.items():
-                self._tensors()[name].index_copy_(0, target, values[source.to(values.device)].to(self.device))
+                stored[name].index_copy_(0, target, values[source.to(values.device)].to(self.device))
             self.n_stored = max(self.n_stored, int(slots.max()) + 1)
         self.num_seen_examples += len(examples)
         return slots
@@ -171,6 +172,15 @@ class Buffer(nn.Module):
         if self.is_empty():
             return ()
         return self.get_data_by_index(torch.arange(self.n_stored), transform=transform, device=device)
+
+    def replace(self, name: str, values: Tensor) -> None:
+        """Overwrite one attribute of everything stored.
+
+        Args:
+            name: e.g. "examples".
+            values: (len(buffer), ...), in slot order.
+        """
+        self._tensors()[name][: self.n_stored] = values.detach().to(self.device)
 
     def to(self, device: Any, *args: Any, **kwargs: Any) -> Buffer:  # type: ignore[override]
         """Move the content and keep later content there."""

@@ -59,9 +59,14 @@ class Progress(Callback):
         name = "all tasks" if loop.args.joint else loop.dataset.names[loop.task]
         title = f"{name} ({loop.task + 1}/{loop.dataset.N_TASKS})"
         self.bar = tqdm(
-            total=per_epoch * loop.n_epochs, initial=per_epoch * loop.epoch + (loop.batch if loop.in_epoch else 0),
-            desc=title, unit="batch", disable=self.silent, leave=True, mininterval=0.5,
-        )  # fmt: skip
+            total=per_epoch * loop.n_epochs,
+            initial=per_epoch * loop.epoch + (loop.batch if loop.in_epoch else 0),
+            desc=title,
+            unit="batch",
+            disable=self.silent,
+            leave=True,
+            mininterval=0.5,
+        )
 
     def on_batch_end(self, loop: Loop, loss: float) -> None:
         assert self.bar is not None
@@ -159,10 +164,16 @@ class WandB(Callback):
         import wandb
 
         self.wandb = wandb.init(
-            project=args.wandb_project, entity=args.wandb_entity, name=args.wandb_name or run.path.name,
-            mode=args.wandb_mode, dir=str(run.path), config=config, tags=[args.dataset, args.model],
-            group=f"{args.model}-{args.dataset}", settings=wandb.Settings(init_timeout=30, silent=True),
-        )  # fmt: skip
+            project=args.wandb_project,
+            entity=args.wandb_entity,
+            name=args.wandb_name or run.path.name,
+            mode=args.wandb_mode,
+            dir=str(run.path),
+            config=config,
+            tags=[args.dataset, args.model],
+            group=f"{args.model}-{args.dataset}",
+            settings=wandb.Settings(init_timeout=30, silent=True),
+        )
 
     def on_epoch_end(self, loop: Loop, loss: float) -> None:
         self.wandb.log({"loss": loss, "task": loop.task, "epoch": loop.epoch - 1})

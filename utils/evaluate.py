@@ -51,14 +51,15 @@ def predict(model: ContinualModel, dataset: ContinualDataset, task: int) -> Pred
         module.training = mode
     if not outputs:
         raise DataError(f"{dataset.NAME}: no evaluation sample of {dataset.names[task]} could be read")
-    values, labels = torch.cat(outputs).numpy(), torch.cat(truth).numpy()
+    values, targets = torch.cat(outputs).numpy(), torch.cat(truth).numpy()
     if not np.isfinite(values).all():
         raise TrainingError(
-            f"the outputs on {dataset.names[task]} are not finite: the network has diverged. Lower --lr or set --clip_grad"
+            f"the outputs on {dataset.names[task]} are not finite: the network has diverged. "
+            "Lower --lr or set --clip_grad"
         )
     if hasattr(dataset, "to_scores"):
-        values, labels = dataset.to_scores(values).astype(np.float32), dataset.to_scores(labels).astype(np.float32)
-    return Predictions(task, values, labels, dataset.evaluation_offsets(task))
+        values, targets = (dataset.to_scores(array).astype(np.float32) for array in (values, targets))
+    return Predictions(task, values, targets, dataset.evaluation_offsets(task))
 
 
 def class_figures(predictions: list[Predictions], n_seen_classes: int) -> dict[str, Any]:
@@ -86,9 +87,9 @@ def score_figures(predictions: list[Predictions], score_range: tuple[float, floa
     """Figures of a session on a score stream.
 
     Returns:
-        srcc: one per task, percent; srcc_pooled: of the union of all samples, percent (the headline of MAGR's papers);
-        srcc_mean: over tasks; relative_l2 with the data set's range; relative_l2_published with the range of the samples
-        at hand; mae in score units.
+        srcc: one per task, percent; srcc_pooled: of the union of all samples, percent (the headline of MAGR's
+        papers); srcc_mean: over tasks; relative_l2 with the data set's range; relative_l2_published with the range of
+        the samples at hand; mae in score units.
     """
     predicted = np.concatenate([part.outputs[:, 0] for part in predictions])
     truth = np.concatenate([part.truth for part in predictions])

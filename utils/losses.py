@@ -17,5 +17,5 @@ def score_mse(outputs: Tensor, scores: Tensor) -> Tensor:
         ValueError: the sizes differ; broadcasting (B, 1) against (B,) would silently compare all pairs.
     """
     if outputs.numel() != scores.numel():
-        raise ValueError(f"score_mse: {tuple(outputs.shape)} outputs for {tuple(scores.shape)} scores; one each is needed")
+        raise ValueError(f"score_mse: outputs {tuple(outputs.shape)} and scores {tuple(scores.shape)} do not pair up")
     return F.mse_loss(outputs.reshape(-1), scores.reshape(-1).to(outputs.dtype))

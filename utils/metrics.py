@@ -26,9 +26,9 @@ def as_matrix(results: Matrix) -> NDArray[np.float64]:
 
 def nan_mean(values: ArrayLike) -> float:
     """Mean of the values that are defined; NaN if there are none."""
-    values = np.asarray(values, dtype=np.float64)
-    values = values[~np.isnan(values)]
-    return float(values.mean()) if values.size else float("nan")
+    numbers = np.asarray(values, dtype=np.float64)
+    numbers = numbers[~np.isnan(numbers)]
+    return float(numbers.mean()) if numbers.size else float("nan")
 
 
 # Predictions against truth

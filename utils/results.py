@@ -36,7 +36,9 @@ class Results:
     def measure_untrained(self, model: ContinualModel) -> None:
         """Fill r0, which forward transfer is measured against."""
         if self.is_score:
-            self.untrained = [self._figures([predict(model, self.dataset, task)], 0)["srcc"][0] for task in range(self.n_tasks)]
+            self.untrained = [
+                self._figures([predict(model, self.dataset, task)], 0)["srcc"][0] for task in range(self.n_tasks)
+            ]
 
     def measure_session(self, model: ContinualModel) -> list[Predictions]:
         """Evaluate after a session; returns the predictions on all tasks seen, and on the next one (score streams)."""
@@ -53,7 +55,9 @@ class Results:
 
     def measure_seen(self, model: ContinualModel) -> dict[str, Any]:
         """Figures of an evaluation in the middle of a task; nothing is kept."""
-        return self._figures([predict(model, self.dataset, task) for task in self.dataset.seen_tasks], model.n_seen_classes)
+        return self._figures(
+            [predict(model, self.dataset, task) for task in self.dataset.seen_tasks], model.n_seen_classes
+        )
 
     def skip_session(self) -> None:
         """Leave the rows of a session that was not trained empty."""

@@ -63,7 +63,7 @@ class Run:
         if args.run_dir:
             path = Path(args.run_dir)
             if (path / "config.yaml").exists():
-                raise UsageError(f"--run_dir {path} holds a run already; continue it with --resume {path}, or name another")
+                raise UsageError(f"--run_dir {path} holds a run already; continue it with --resume, or name another")
         else:
             stamp = time.strftime("%Y%m%d-%H%M%S")
             path = Path(args.base_path) / "runs" / args.dataset / args.model / f"{stamp}-seed{args.seed}-{os.getpid()}"
@@ -106,7 +106,7 @@ class Run:
         path = self.path / "metrics.jsonl"
         lines = path.read_text().splitlines(keepends=True) if path.exists() else []
         if len(lines) < n_records:
-            raise StorageError(f"{path} has {len(lines)} records, the checkpoint {n_records}; the file was cut or replaced")
+            raise StorageError(f"{path} has {len(lines)} records, the checkpoint knows {n_records}; the file was cut")
         write_text(path, "".join(lines[:n_records]))
         self.n_records = n_records
 
@@ -123,7 +123,7 @@ class Run:
             "task": np.concatenate([np.full(len(part.truth), part.task) for part in predictions]),
         }
         target = self.path / "predictions" / f"session-{results.dataset.current_task}.npz"
-        write_atomically(target, lambda file: np.savez_compressed(file, **arrays))
+        write_atomically(target, lambda file: np.savez_compressed(file, allow_pickle=False, **arrays))
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         write_text(self.path / "summary.json", _json(summary))

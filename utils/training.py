@@ -162,8 +162,10 @@ class Loop:
             self.model.load_state_dict(state["model"])
             set_module_modes(self.model, state["modes"])
             if state["opt"] is not None:
-                self.model.opt = self.model.get_optimizer()
-                self.model.opt.load_state_dict(state["opt"])
+                optimizer = self.model.get_optimizer()
+                assert optimizer is not None
+                optimizer.load_state_dict(state["opt"])
+                self.model.opt = optimizer
             if state["scheduler"] is not None:
                 self.scheduler = self.dataset.get_scheduler(self.model, self.args)
                 self.scheduler.load_state_dict(state["scheduler"])

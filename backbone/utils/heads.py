@@ -29,7 +29,7 @@ def score_head(kind: str, feature_dim: int, sample: str = "train") -> nn.Module:
 def _mlp(feature_dim: int, n_outputs: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Linear(feature_dim, 256), nn.ReLU(), nn.Linear(256, 128), nn.ReLU(), nn.Linear(128, n_outputs)
-    )  # fmt: skip
+    )
 
 
 class GaussianScore(nn.Module):

@@ -35,7 +35,9 @@ class LoadReport:
         for what in ("missing", "unexpected", "mismatched"):
             entries = getattr(self, what)
             if entries:
-                lines.append(f"  {what} ({len(entries)}): {', '.join(entries[:8])}{', ...' if len(entries) > 8 else ''}")
+                lines.append(
+                    f"  {what} ({len(entries)}): {', '.join(entries[:8])}{', ...' if len(entries) > 8 else ''}"
+                )
         return "\n".join(lines)
 
 

@@ -26,7 +26,7 @@ class ClassDataset(ContinualDataset):
     def __init__(self, args: Namespace) -> None:
         n_tasks = getattr(args, "n_tasks", None) or type(self).N_TASKS
         if not 1 <= n_tasks <= self.N_CLASSES:
-            raise UsageError(f"--n_tasks {n_tasks}: {self.NAME} has {self.N_CLASSES} classes, at least one for each task")
+            raise UsageError(f"--n_tasks {n_tasks}: {self.NAME} has {self.N_CLASSES} classes, a task needs one")
         sizes = [len(part) for part in np.array_split(np.arange(self.N_CLASSES), n_tasks)]
         seed = getattr(args, "seed", 0)
         classes = scenarios.class_order(

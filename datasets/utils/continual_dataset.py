@@ -57,6 +57,7 @@ class ContinualDataset:
         SETTING: one of `SETTINGS`.
         N_TASKS: number of tasks; N_CLASSES: outputs of the head (1 for scores);
         N_CLASSES_PER_TASK: number, or list with one number per task.
+        OPTION_DEFAULTS: the stream's defaults for options that only some methods have, e.g. buffer_scope.
         current_task: index of the current task, -1 before the first.
         train_loader: of the current task.
         names: one word per task, for tables.
@@ -71,6 +72,7 @@ class ContinualDataset:
     N_TASKS: int
     N_CLASSES: int
     N_CLASSES_PER_TASK: int | list[int]
+    OPTION_DEFAULTS: dict[str, Any] = {}
 
     def __init__(self, args: Namespace) -> None:
         self.args = args
@@ -210,6 +212,16 @@ class ContinualDataset:
             for problem in self._samples.problems:
                 self.report_skipped(problem)
         return self._samples
+
+    def describe(self) -> list[dict[str, Any]]:
+        """What each task holds: name, number of training and evaluation samples, lowest and highest training target."""
+        rows = []
+        for name, train, test in zip(self.names, self.split.train, self.split.test, strict=True):
+            targets = self.samples.train_targets[train]
+            rows.append(
+                {"task": name, "train": len(train), "test": len(test), "low": targets.min(), "high": targets.max()}
+            )
+        return rows
 
     def get_offsets(self, task: int | None = None) -> tuple[int, int]:
         """(first, end) output of the classes that a training task brings; the current task by default."""

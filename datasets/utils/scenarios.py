@@ -68,9 +68,7 @@ def class_incremental(labels: ArrayLike, classes_per_task: Sequence[int]) -> lis
     """
     labels = np.asarray(labels)
     edges = np.concatenate([[0], np.cumsum(classes_per_task)])
-    return [
-        np.flatnonzero((labels >= low) & (labels < high)) for low, high in zip(edges[:-1], edges[1:], strict=True)
-    ]
+    return [np.flatnonzero((labels >= low) & (labels < high)) for low, high in zip(edges[:-1], edges[1:], strict=True)]
 
 
 def first_per_class(labels: ArrayLike, per_class: int) -> Indices:
@@ -119,8 +117,8 @@ def grade_incremental(
 ) -> Split:
     """Grade-incremental tasks, the default protocol: grades are quantiles of the TRAINING scores alone.
 
-    Full protocol: task k is grade k. Few-shot: `train_shots` and `test_shots` samples of every grade, spread evenly over
-    its scores, are the task of that grade; everything else makes a base session that comes first. A grade with fewer
+    Full protocol: task k is grade k. Few-shot: `train_shots` and `test_shots` samples of every grade, spread evenly
+    over its scores, are the task of that grade; everything else makes a base session that comes first. A grade with fewer
     than twice the shots gives half of its samples, so that the base session always covers the whole score range.
     """
     boundaries = grade_boundaries(train_scores, n_grades)
@@ -217,7 +215,9 @@ def task_order(
     movable = list(range(first, n_tasks))
     if custom is not None:
         if sorted(custom) != list(range(1, len(movable) + 1)):
-            raise UsageError(f"--custom_task_order must name each of the tasks 1..{len(movable)} once, not {list(custom)}")
+            raise UsageError(
+                f"--custom_task_order must name each of the tasks 1..{len(movable)} once, not {list(custom)}"
+            )
         arranged = [movable[i - 1] for i in custom]
     elif order == "ascending":
         arranged = movable
@@ -246,7 +246,9 @@ def hold_out(train: Indices, targets: ArrayLike, percent: float, seed: int) -> t
     """
     n_held = round(len(train) * percent / 100)
     if not 0 < n_held < len(train):
-        raise DataError(f"--validation {percent:g} leaves nothing to train on or to validate with: the task has {len(train)}")
+        raise DataError(
+            f"--validation {percent:g} leaves nothing to train on or to validate with: the task has {len(train)}"
+        )
     shuffled = seeded(seed).permutation(train)
     ordered = shuffled[np.argsort(np.asarray(targets)[shuffled], kind="stable")]
     held = np.zeros(len(train), dtype=bool)

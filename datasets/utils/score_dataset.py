@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,6 +32,7 @@ class ScoreDataset(ContinualDataset):
     SETTING = "grade-il"
     N_CLASSES = 1
     N_CLASSES_PER_TASK = 1
+    OPTION_DEFAULTS = {"buffer_scope": "session"}
     SCORE_RANGE: tuple[float, float]
     HAS_GROUPS = False
     OFFICIAL_STRIDE = "floor"
@@ -42,7 +44,9 @@ class ScoreDataset(ContinualDataset):
         if self.tasks_by == "group":
             self._check_grouping(args)
         self.SETTING = self.resolve_setting(args)
-        n_parts = self.n_groups(args) if self.tasks_by == "group" else getattr(args, "n_tasks", None) or type(self).N_TASKS
+        n_parts = (
+            self.n_groups(args) if self.tasks_by == "group" else getattr(args, "n_tasks", None) or type(self).N_TASKS
+        )
         if n_parts < 1:
             raise UsageError(f"--n_tasks {n_parts}: at least one task is needed")
         self.n_parts = n_parts
@@ -54,31 +58,47 @@ class ScoreDataset(ContinualDataset):
     def get_parser(parser: ArgumentParser) -> ArgumentParser:
         group = parser.add_argument_group("score stream")
         group.add_argument(
-            "--tasks_by", choices=["grade", "group"], default="grade",
+            "--tasks_by",
+            choices=["grade", "group"],
+            default="grade",
             help="cut tasks along the score axis, or one task for each group (sport, exercise, person)",
         )
         group.add_argument(
-            "--fewshot", type=true_or_false, default=False,
-            help="True: a base session over the whole score range, then a few samples of each grade; False: all of each grade",
+            "--fewshot",
+            type=true_or_false,
+            default=False,
+            help="True: a base session over the whole range, then a few samples of each grade; False: all of each grade",
         )
         group.add_argument(
-            "--num_samples_per_task", "--train_shots", type=int, default=20, help="training samples of a few-shot session"
+            "--num_samples_per_task",
+            "--train_shots",
+            type=int,
+            default=20,
+            help="training samples of a few-shot session",
         )
         group.add_argument("--test_shots", type=int, help="test samples of a few-shot session (default: as published)")
         group.add_argument(
-            "--protocol", choices=["default", "official"], default="default",
-            help="official: the splits of MAGR's released code, quirks included; default: grades from training scores only",
+            "--protocol",
+            choices=["default", "official"],
+            default="default",
+            help="official: the splits of MAGR's released code, quirks included; default: grades from training scores",
         )
         group.add_argument(
-            "--score_scale", choices=["unit", "raw"], default="unit",
-            help="scores as methods see them: scaled to [0, 1] by the published range, or as judged; reports are as judged",
+            "--score_scale",
+            choices=["unit", "raw"],
+            default="unit",
+            help="scores as methods see them: scaled to [0, 1] by the published range, or as judged (as in all reports)",
         )
         group.add_argument(
-            "--score_head", choices=["linear", "mlp", "gaussian"], default="mlp",
+            "--score_head",
+            choices=["linear", "mlp", "gaussian"],
+            default="mlp",
             help="regressor on the features: linear, MLP, or MLP with a variance from which training samples",
         )
         group.add_argument(
-            "--sample_scores", choices=["train", "always"], default="train",
+            "--sample_scores",
+            choices=["train", "always"],
+            default="train",
             help="gaussian head: draw the score in training only, or also at test time as MAGR's released code does",
         )
         return parser
@@ -108,7 +128,7 @@ class ScoreDataset(ContinualDataset):
             assert samples.test_groups is not None
             split = scenarios.group_incremental(samples.train_groups, samples.test_groups, self.group_names())
         else:
-            shots = {
+            shots: dict[str, Any] = {
                 "fewshot": self.fewshot,
                 "train_shots": getattr(self.args, "num_samples_per_task", 20),
                 "test_shots": getattr(self.args, "test_shots", None) or self.TEST_SHOTS,

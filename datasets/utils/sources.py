@@ -117,7 +117,8 @@ def read_image_folder(root: Path, size: int, skip_corrupt: bool) -> tuple[Tensor
     names = sorted(folder.name for folder in root.iterdir() if folder.is_dir())
     if not names:
         raise DataError(f"{root} holds no class folders; expected {root}/<class>/<image>")
-    images, labels, problems = [], [], []
+    images: list[np.ndarray] = []
+    labels, problems = [], []
     for label, name in enumerate(names):
         n_before = len(images)
         for path in sorted((root / name).iterdir()):

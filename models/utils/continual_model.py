@@ -119,7 +119,10 @@ class ContinualModel(nn.Module):
         params = list(self.get_parameters() if params is None else params)
         if not params:
             return None
-        options: dict[str, Any] = {"lr": self.args.lr if lr is None else lr, "weight_decay": self._option("optim_wd", 0.0)}
+        options: dict[str, Any] = {
+            "lr": self.args.lr if lr is None else lr,
+            "weight_decay": self._option("optim_wd", 0.0),
+        }
         name = self._option("optimizer", "sgd")
         if name == "sgd":
             options |= {"momentum": self._option("optim_mom", 0.0), "nesterov": self._option("optim_nesterov", False)}
@@ -227,7 +230,9 @@ class ContinualModel(nn.Module):
         self.task_iteration += 1
         self.epoch_iteration += 1
         if not math.isfinite(loss):
-            raise TrainingError(f"{self.NAME}: observe returned {loss} in task {self.current_task + 1}, epoch {epoch + 1}")
+            raise TrainingError(
+                f"{self.NAME}: observe returned {loss} in task {self.current_task + 1}, epoch {epoch + 1}"
+            )
         return loss
 
     task_epoch = 0
