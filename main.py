@@ -6,6 +6,7 @@ import os
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 # Before torch is imported: threads that spin while they wait make training ten times slower on a shared machine.
@@ -62,10 +63,10 @@ def train(args: Namespace, run: Run) -> str:
     from models import get_model
     from utils.buffer import Buffer
     from utils.callbacks import Callback, Checkpoints, EvaluateEpochs, KeepWeights, Progress, WandB
-    from utils.checkpoints import load_checkpoint
+    from utils.checkpoints import load_weights
     from utils.conf import set_deterministic, set_random_seed
     from utils.loggers import write_logs
-    from utils.tables import summary_table, task_matrix
+    from utils.tables import split_table, summary_table, task_matrix
     from utils.training import Loop
 
     set_deterministic()
@@ -73,8 +74,11 @@ def train(args: Namespace, run: Run) -> str:
     dataset = get_dataset(args)
     model = get_model(args, get_backbone(args), dataset.get_loss(), dataset.get_transform(), dataset)
     if args.loadcheck:
-        model.load_state_dict(load_checkpoint(args.loadcheck)["model"])
+        load_weights(model, Path(args.loadcheck))
     print(f"run: {run.path}\n{getattr(dataset, 'NOTICE', '')}".rstrip())
+    if len(args.gpus) > 1:
+        print(f"one run uses one GPU: this one takes {model.device}, the others stay free for other runs")
+    print(f"\n{split_table(dataset)}\n")
 
     checkpoints = Checkpoints(args.checkpoint_every)
     callbacks: list[Callback] = [Progress(args.non_verbose)]
@@ -83,7 +87,10 @@ def train(args: Namespace, run: Run) -> str:
     if args.savecheck:
         callbacks.append(KeepWeights(args, run))
     if args.wandb_project and not args.nowand:
-        callbacks.append(WandB(args, run, as_dict(args)))
+        try:
+            callbacks.append(WandB(args, run, as_dict(args)))
+        except Exception as error:
+            print(f"wandb is left out, it did not start: {error}", file=sys.stderr)
     # Last, so that what the others record is in the checkpoint.
     callbacks.append(checkpoints)
     loop = Loop(model, dataset, args, run, callbacks)

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backbone import ContinualBackbone, register_backbone
+from utils.errors import TrainingError
 
 
 def _conv3x3(n_in: int, n_out: int, stride: int = 1) -> nn.Conv2d:
@@ -46,6 +47,11 @@ class ResNet18(ContinualBackbone):
             n_in = n_out
 
     def feature_maps(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        if self.bn1.training and len(x) == 1 and max(x.shape[-2:]) <= 8:
+            raise TrainingError(
+                "batch normalisation cannot learn from a batch of one image of 8x8 or less: choose a --batch_size that "
+                "leaves no single sample over, or --backbone mlp"
+            )
         x = self.bn1(self.conv1(x)).relu()
         maps = [x]
         for stage in self.stages:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from datasets.utils.continual_dataset import Samples
 from datasets.utils.rendered_dives import judge, render, sample_dives
 from datasets.utils.score_dataset import ScoreDataset
 from datasets.utils.sources import ClipSource, TensorSource
+from utils.args import positive
 from utils.errors import DataError, UsageError
 
 # Position + 1 is the class index of the split files; (lowest, highest) score as published.
@@ -167,7 +168,6 @@ class AQA7Mini(ScoreDataset):
     OFFICIAL_STRIDE = "exact"
     TEST_SHOTS = 10
     SIZE = 56
-    N_CLIP_FRAMES = 16
     NOTICE = (
         "aqa7-mini: rendered dives are used in place of the AQA-7 videos, whose frames were not found; its figures are "
         f"not AQA-7's. {HOW_TO_GET}; --data_source full refuses this stand-in."
@@ -176,7 +176,10 @@ class AQA7Mini(ScoreDataset):
     @staticmethod
     def get_parser(parser: ArgumentParser) -> ArgumentParser:
         ScoreDataset.get_parser(parser)
-        parser.add_argument("--sport", choices=["diving"], default="diving", help="the stand-in renders diving only")
+        parser.add_argument("--sport", type=_rendered_sport, default="diving", help="the stand-in renders diving only")
+        parser.add_argument(
+            "--clip_frames", type=positive, default=16, help="frames of a clip; under 12 blur fast turns"
+        )
         return parser
 
     @classmethod
@@ -187,13 +190,13 @@ class AQA7Mini(ScoreDataset):
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        return (3, self.N_CLIP_FRAMES, self.SIZE, self.SIZE)
+        return (3, getattr(self.args, "clip_frames", 16), self.SIZE, self.SIZE)
 
     def load_samples(self) -> Samples:
         sources, scores = [], []
         for n, seed in ((300, 1), (70, 2)):
             dives = sample_dives(n, seed)
-            clips = render(dives, n_frames=self.N_CLIP_FRAMES, size=self.SIZE, seed=seed)
+            clips = render(dives, n_frames=self.input_shape[1], size=self.SIZE, seed=seed)
             sources.append(TensorSource(torch.from_numpy(clips).permute(0, 4, 1, 2, 3).contiguous()))
             scores.append(judge(dives, seed).astype(np.float64))
         return Samples(train=sources[0], test=sources[1], train_targets=scores[0], test_targets=scores[1])
@@ -206,6 +209,12 @@ class AQA7Mini(ScoreDataset):
 
     def denormalization(self) -> Sequence[Operation]:
         return (Denormalize(MEAN, STD),)
+
+
+def _rendered_sport(name: str) -> str:
+    if name != "diving":
+        raise ArgumentTypeError(f"there are no frames of {name}, and the stand-in renders diving only. {HOW_TO_GET}")
+    return name
 
 
 def _root(options: dict[str, Any]) -> Path:

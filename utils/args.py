@@ -253,7 +253,8 @@ def _resolve(
         from datasets import get_dataset_class
 
         options = {**config, **chosen}
-        name = get_dataset_class(str(chosen["dataset"])).resolve_name(options)
+        stream = get_dataset_class(str(chosen["dataset"]))
+        name = stream.NAME if "help" in chosen else stream.resolve_name(options)
         chosen["dataset"] = normalise(name)
         stream = get_dataset_class(name)
         stream.get_parser(parser)

@@ -39,6 +39,19 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return state
 
 
+def load_weights(module: nn.Module, path: Path) -> None:
+    """Load what `--savecheck` kept.
+
+    Raises:
+        StorageError: the file is missing or damaged, or is of another method, network or buffer.
+    """
+    state = load_checkpoint(path)
+    try:
+        module.load_state_dict(state["model"])
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise StorageError(f"{path} does not fit this model: {error}") from error
+
+
 def module_modes(module: nn.Module) -> dict[str, list[str]]:
     """Names of submodules in training mode and of parameters that are not trained: no state dict has them."""
     return {

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from utils.results import Results
+
+if TYPE_CHECKING:
+    from datasets.utils.continual_dataset import ContinualDataset
 
 HEADLINES = {
     "class_il_mean": "class-IL accuracy, mean over tasks [%]",
@@ -40,6 +44,15 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         for row in [header, *rows]
     ]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def split_table(dataset: ContinualDataset) -> str:
+    """What each task holds."""
+    rows = [
+        [row["task"], str(row["train"]), str(row["test"]), f"{row['low']:.6g} - {row['high']:.6g}"]
+        for row in dataset.describe()
+    ]
+    return text_table(["task", "train", "test", "targets"], rows)
 
 
 def task_matrix(results: Results, name: str | None = None) -> str:

@@ -71,18 +71,16 @@ class Loop:
             model.meta_begin_epoch(self.epoch, self.dataset)
             self.batch, self.pass_number, self.in_epoch = 0, loader.passes, True
             self.loss_sum, self.n_losses = 0.0, 0
-            batches = loader.iterate()
+            batches = loader.iterate(stop=self.n_batches)
         else:
             passes = loader.passes
             loader.passes = self.pass_number
-            batches = loader.iterate(start=self.batch)
+            batches = loader.iterate(self.batch, self.n_batches)
             loader.passes = passes
         for number, batch in batches:
             loss = model.meta_observe(batch, self.epoch)
             self.loss_sum, self.n_losses, self.batch = self.loss_sum + loss, self.n_losses + 1, number + 1
             self.emit("batch_end", loss=loss)
-            if self.args.debug_mode and self.batch >= DEBUG_BATCHES:
-                break
         model.meta_end_epoch(self.epoch, self.dataset)
         if self.scheduler is not None:
             self.scheduler.step()
@@ -105,6 +103,11 @@ class Loop:
     @property
     def n_epochs(self) -> int:
         return 0 if self.task < self.args.start_from else self.dataset.get_epochs()
+
+    @property
+    def n_batches(self) -> int | None:
+        """Where an epoch ends; None for its last batch."""
+        return DEBUG_BATCHES if self.args.debug_mode else None
 
     @property
     def seconds(self) -> float:

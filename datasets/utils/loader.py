@@ -93,11 +93,11 @@ class StreamLoader:
     def __iter__(self) -> Iterator[Batch]:
         return (batch for _, batch in self.iterate())
 
-    def iterate(self, start: int = 0) -> Iterator[tuple[int, Batch]]:
-        """Begin the next pass at batch number `start`; yields (batch number, batch)."""
+    def iterate(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, Batch]]:
+        """Begin the next pass at batch number `start`, end it before `stop`; yields (batch number, batch)."""
         order = self._order(self.passes)
         self.passes += 1
-        return self._batches(list(order.split(self.batch_size))[start:] if len(order) else [], start)
+        return self._batches(list(order.split(self.batch_size))[start:stop] if len(order) else [], start)
 
     def _order(self, pass_number: int) -> Tensor:
         n = len(self.dataset)

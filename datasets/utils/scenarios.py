@@ -118,8 +118,8 @@ def grade_incremental(
     """Grade-incremental tasks, the default protocol: grades are quantiles of the TRAINING scores alone.
 
     Full protocol: task k is grade k. Few-shot: `train_shots` and `test_shots` samples of every grade, spread evenly
-    over its scores, are the task of that grade; everything else makes a base session that comes first. A grade with fewer
-    than twice the shots gives half of its samples, so that the base session always covers the whole score range.
+    over its scores, are the task of that grade; everything else makes a base session that comes first. A grade with
+    fewer than twice the shots gives half of its samples, so that the base session always covers the whole score range.
     """
     boundaries = grade_boundaries(train_scores, n_grades)
     parts = []

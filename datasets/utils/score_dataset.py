@@ -67,7 +67,7 @@ class ScoreDataset(ContinualDataset):
             "--fewshot",
             type=true_or_false,
             default=False,
-            help="True: a base session over the whole range, then a few samples of each grade; False: all of each grade",
+            help="True: a base session over the whole range, then a few samples of each grade; False: full grades",
         )
         group.add_argument(
             "--num_samples_per_task",
@@ -87,7 +87,7 @@ class ScoreDataset(ContinualDataset):
             "--score_scale",
             choices=["unit", "raw"],
             default="unit",
-            help="scores as methods see them: scaled to [0, 1] by the published range, or as judged (as in all reports)",
+            help="scores as methods see them: scaled to [0, 1] by the published range, or as judged",
         )
         group.add_argument(
             "--score_head",
