@@ -75,9 +75,11 @@ class AQA7(ScoreDataset):
 
     @classmethod
     def resolve_name(cls, options: dict[str, Any]) -> str:
-        source = options.get("data_source", "auto")
-        if source == "mini" or (source == "auto" and not _has_data(_root(options))):
+        source, root = options.get("data_source", "auto"), _root(options)
+        if source == "mini" or (source == "auto" and not _has_data(root)):
             return AQA7Mini.NAME
+        if not _has_data(root):
+            raise DataError(f"aqa7: no frames in {root}, and --data_source full refuses the stand-in. {HOW_TO_GET}")
         return cls.NAME
 
     @classmethod
@@ -114,10 +116,10 @@ class AQA7(ScoreDataset):
         from scipy.io import loadmat
 
         path = root / "Split_4" / f"split_4_{part}_list.mat"
+        if not path.exists():
+            raise DataError(f"aqa7: no split file {path}. {HOW_TO_GET}")
         try:
             rows = np.asarray(loadmat(path)[f"consolidated_{part}_list"], dtype=np.float64)
-        except FileNotFoundError as error:
-            raise DataError(f"aqa7: no split file {path}. {HOW_TO_GET}") from error
         except (KeyError, ValueError, TypeError, NotImplementedError, OSError) as error:
             raise DataError(
                 f"aqa7: {path} holds no matrix consolidated_{part}_list ({error}); restore the file"

@@ -1,0 +1,257 @@
+"""What every registered backbone promises to methods, whatever its architecture."""
+
+from argparse import ArgumentParser, Namespace
+from typing import Annotated, get_args, get_origin, get_type_hints
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from backbone import REGISTRY, RETURN_TYPES, ContinualBackbone, get_backbone, get_backbone_parser
+from utils.errors import TrainingError, UsageError
+
+NAMES = list(REGISTRY.modules())  # every file of the folder; not what other tests register at run time
+N_CLASSES = 5
+BATCH = 3
+# Shapes of the streams: digits, CIFAR-10, UI-PRMD, JIGSAWS, rendered dives, a clip of several windows.
+SHAPES = [(1, 8, 8), (3, 32, 32), (4, 60), (76, 128), (3, 16, 56, 56), (3, 24, 56, 56)]
+UNFIT = [
+    *[("resnet18", shape) for shape in [(7,), (4, 60), (3, 16, 56, 56)]],
+    *[("temporal", shape) for shape in [(7,), (3, 32, 32), (3, 16, 56, 56)]],
+    *[("c3d", shape) for shape in [(7,), (4, 60), (3, 32, 32)]],
+]
+
+
+def build(name: str, shape: tuple[int, ...], seed: int = 0, **more: object) -> ContinualBackbone:
+    torch.manual_seed(seed)
+    return get_backbone(Namespace(backbone=name, num_classes=N_CLASSES, input_shape=shape, width=8, **more))
+
+
+def fits(name: str, shape: tuple[int, ...]) -> bool:
+    try:
+        build(name, shape)
+    except UsageError:
+        return False
+    return True
+
+
+def batch_of(shape: tuple[int, ...], n: int = BATCH) -> Tensor:
+    return torch.randn(n, *shape, generator=torch.Generator().manual_seed(1))
+
+
+FITTING = [(name, shape) for name in NAMES for shape in SHAPES if fits(name, shape)]
+every_backbone = pytest.mark.parametrize(("name", "shape"), FITTING)
+
+
+def test_every_backbone_fits_some_stream() -> None:
+    assert {name for name, _ in FITTING} == set(NAMES)
+    assert {"c3d", "mlp", "resnet18", "temporal"} <= set(NAMES)
+
+
+@every_backbone
+def test_shapes_of_every_return_type(name: str, shape: tuple[int, ...]) -> None:
+    network, x = build(name, shape).eval(), batch_of(shape)
+    with torch.no_grad():
+        out, features = network(x), network(x, returnt="features")
+        full_out, maps = network(x, returnt="full")
+    assert out.shape == full_out.shape == (BATCH, network.num_outputs) == (BATCH, N_CLASSES)
+    assert features.shape == (BATCH, network.feature_dim)
+    assert isinstance(maps, list)
+    assert maps
+    assert all(isinstance(each, Tensor) and each.ndim >= 2 for each in maps)
+
+
+@every_backbone
+def test_return_types_agree_with_one_another(name: str, shape: tuple[int, ...]) -> None:
+    network, x = build(name, shape).eval(), batch_of(shape)
+    with torch.no_grad():
+        out, features = network(x), network(x, returnt="features")
+        both_out, both_features = network(x, returnt="both")
+        full_out, _ = network(x, returnt="full")
+        assert torch.equal(both_out, out)
+        assert torch.equal(both_features, features)
+        assert torch.equal(full_out, out)
+        assert torch.equal(network.classifier(features), out)
+    assert out.std() > 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("returnt", ["feature", "", "all", None])
+def test_unknown_return_type_is_refused(name: str, returnt: str | None) -> None:
+    shape = next(shape for fitting, shape in FITTING if fitting == name)
+    with pytest.raises(ValueError, match=", ".join(RETURN_TYPES)):
+        build(name, shape)(batch_of(shape), returnt=returnt)
+
+
+@every_backbone
+def test_a_batch_of_one_is_evaluated_as_in_a_larger_batch(name: str, shape: tuple[int, ...]) -> None:
+    network, x = build(name, shape).eval(), batch_of(shape)
+    with torch.no_grad():
+        torch.testing.assert_close(network(x[:1]), network(x)[:1], rtol=1e-4, atol=1e-5)
+
+
+# ResNet-18 brings 8x8 images down to one value, of which there are no batch statistics; the next test is about it.
+@pytest.mark.parametrize(("name", "shape"), [each for each in FITTING if each != ("resnet18", (1, 8, 8))])
+def test_a_batch_of_one_can_be_trained_on(name: str, shape: tuple[int, ...]) -> None:
+    network = build(name, shape).train()
+    network(batch_of(shape, n=1)).sum().backward()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in network.parameters())
+
+
+def test_resnet18_refuses_to_train_on_one_tiny_image_and_says_why() -> None:
+    network = build("resnet18", (1, 8, 8)).train()
+    with pytest.raises(TrainingError, match="--batch_size"):
+        network(batch_of((1, 8, 8), n=1))
+    assert network.eval()(batch_of((1, 8, 8), n=1)).shape == (1, N_CLASSES)
+
+
+@every_backbone
+def test_gradients_reach_every_parameter(name: str, shape: tuple[int, ...]) -> None:
+    network = build(name, shape).train()
+    torch.nn.functional.cross_entropy(network(batch_of(shape)), torch.tensor([0, 1, 2])).backward()
+    without = [
+        key for key, parameter in network.named_parameters() if parameter.grad is None or not parameter.grad.any()
+    ]
+    assert without == []
+
+
+@every_backbone
+def test_gradients_reach_the_input(name: str, shape: tuple[int, ...]) -> None:
+    x = batch_of(shape).requires_grad_()
+    build(name, shape).eval()(x, returnt="features").square().sum().backward()
+    assert torch.isfinite(x.grad).all()
+    assert x.grad.any()
+
+
+@every_backbone
+def test_state_dict_round_trip_reproduces_the_outputs(name: str, shape: tuple[int, ...]) -> None:
+    network, other, x = build(name, shape, seed=0), build(name, shape, seed=1), batch_of(shape)
+    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules()):
+        network.train()(x)
+    network.eval()
+    other.eval()
+    with torch.no_grad():
+        assert not torch.equal(other(x), network(x))
+        other.load_state_dict(network.state_dict())
+        assert torch.equal(other(x), network(x))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_initial_weights_come_from_the_global_generator(name: str) -> None:
+    shape = next(shape for fitting, shape in FITTING if fitting == name)
+    first, again, other = (build(name, shape, seed=seed).state_dict() for seed in (3, 3, 4))
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    assert any(not torch.equal(first[key], other[key]) for key in first)
+
+
+@pytest.mark.parametrize(("name", "shape"), UNFIT)
+def test_a_shape_that_does_not_fit_is_refused(name: str, shape: tuple[int, ...]) -> None:
+    with pytest.raises(UsageError, match=f"--backbone {name}: it takes"):
+        build(name, shape)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "options"),
+    [
+        ("mlp", (4,), {"depth": 0}),
+        ("temporal", (4, 60), {"depth": 0}),
+        ("temporal", (4, 60), {"width": 6}),
+        ("c3d", (3, 16, 56, 56), {"dropout": 1.5}),
+    ],
+)
+def test_impossible_sizes_are_refused(name: str, shape: tuple[int, ...], options: dict[str, object]) -> None:
+    args = {"width": 8, **options}
+    with pytest.raises(UsageError, match=f"--backbone {name}"):
+        get_backbone(Namespace(backbone=name, num_classes=2, input_shape=shape, **args))
+
+
+def test_an_unknown_backbone_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(UsageError, match="resnet18"):
+        get_backbone(Namespace(backbone="resnet81", num_classes=2, input_shape=(3, 32, 32)))
+
+
+# Heads of score streams
+
+
+@pytest.mark.parametrize("kind", ["linear", "mlp", "gaussian"])
+@every_backbone
+def test_a_score_head_gives_one_output(name: str, shape: tuple[int, ...], kind: str) -> None:
+    torch.manual_seed(0)
+    args = Namespace(backbone=name, num_classes=1, input_shape=shape, width=8, score_head=kind)
+    network, x = get_backbone(args).eval(), batch_of(shape)
+    with torch.no_grad():
+        out, features = network(x, returnt="both")
+        assert out.shape == (BATCH, 1) == (BATCH, network.num_outputs)
+        assert torch.equal(network.classifier(features), out)
+
+
+def score_network(kind: str, **more: object) -> ContinualBackbone:
+    torch.manual_seed(0)
+    return get_backbone(Namespace(backbone="mlp", num_classes=1, input_shape=(6,), width=8, score_head=kind, **more))
+
+
+def test_sizes_of_the_score_heads() -> None:
+    def sizes(kind: str) -> list[tuple[int, int]]:
+        linear = [module for module in score_network(kind).classifier.modules() if isinstance(module, nn.Linear)]
+        return [(layer.in_features, layer.out_features) for layer in linear]
+
+    assert sizes("linear") == [(8, 1)]
+    assert sizes("mlp") == [(8, 256), (256, 128), (128, 1)]
+    assert sizes("gaussian") == [(8, 256), (256, 128), (128, 2)]
+
+
+@pytest.mark.parametrize("kind", ["linear", "mlp"])
+def test_linear_and_mlp_heads_draw_nothing(kind: str) -> None:
+    network, x = score_network(kind).train(), batch_of((6,))
+    assert torch.equal(network(x), network(x))
+
+
+@pytest.mark.parametrize(
+    ("sample", "training", "draws"),
+    [("train", True, True), ("train", False, False), ("always", True, True), ("always", False, True)],
+)
+def test_the_gaussian_head_draws_when_asked_to(sample: str, training: bool, draws: bool) -> None:
+    network, x = score_network("gaussian", sample_scores=sample).train(training), batch_of((6,))
+    assert torch.equal(network(x), network(x)) is not draws
+
+
+def test_the_gaussian_head_samples_around_its_mean_with_its_variance() -> None:
+    network = score_network("gaussian")
+    features = network(batch_of((6,), n=1), returnt="features")
+    with torch.no_grad():
+        mean, log_variance = network.classifier.layers(features)[0]
+        drawn = network.train().classifier(features.expand(20000, -1))
+        assert torch.equal(network.eval().classifier(features)[0, 0], mean)
+    deviation = (log_variance / 2).exp()
+    assert abs(drawn.mean() - mean) < 5 * deviation / 20000**0.5
+    assert abs(drawn.std() / deviation - 1) < 0.05
+
+
+# Options
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_parser_offers_every_default_argument_with_its_help(name: str) -> None:
+    factory = REGISTRY.get(name)
+    parser = get_backbone_parser(name, ArgumentParser())
+    actions = {action.dest: action for action in parser._actions if action.dest != "help"}
+    hints = get_type_hints(factory, include_extras=True)
+    defaults = factory.__defaults__ or ()
+    names = factory.__code__.co_varnames[: factory.__code__.co_argcount][-len(defaults) :]
+    assert defaults
+    assert list(actions) == list(names)
+    for option, default in zip(names, defaults, strict=True):
+        assert get_origin(hints[option]) is Annotated
+        kind, text = get_args(hints[option])
+        assert actions[option].default == default
+        assert actions[option].help == text
+        assert text
+        parsed = getattr(parser.parse_args([f"--{option}", str(default)]), option)
+        assert parsed == default
+        assert type(parsed) is kind
+
+
+def test_parsed_options_reach_the_network() -> None:
+    args = get_backbone_parser("mlp", ArgumentParser()).parse_args(["--width", "12", "--depth", "3"])
+    network = get_backbone(Namespace(**vars(args), backbone="mlp", num_classes=2, input_shape=(1, 8, 8)))
+    assert [tuple(layer.weight.shape) for layer in network.layers] == [(12, 64), (12, 12), (12, 12)]

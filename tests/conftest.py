@@ -1,0 +1,90 @@
+"""Fixtures that several folders of tests use."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# Before torch is imported: see main.py.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("WANDB_MODE", "offline")
+
+import pytest
+import torch
+
+from main import main
+from utils.checkpoints import load_checkpoint
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass
+class Finished:
+    """What a run left behind."""
+
+    code: int
+    path: Path
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        return json.loads((self.path / "summary.json").read_text())
+
+    @property
+    def metrics(self) -> str:
+        return (self.path / "metrics.jsonl").read_text()
+
+    @property
+    def status(self) -> dict[str, Any]:
+        return json.loads((self.path / "status.json").read_text())
+
+    @property
+    def checkpoint(self) -> dict[str, Any]:
+        return load_checkpoint(self.path / "checkpoint.pt")
+
+
+@pytest.fixture()
+def launch(tmp_path: Path) -> Callable[..., Finished]:
+    """Run main.py's entry point in this process, in a folder of its own."""
+    count = iter(range(1000))
+
+    def run(line: str, *words: str, resume: Path | None = None) -> Finished:
+        path = resume or tmp_path / f"run{next(count)}"
+        place = ["--resume", str(path)] if resume else ["--run_dir", str(path), "--base_path", str(tmp_path / "data")]
+        return Finished(main([*line.split(), *words, *place, "--non_verbose", "1"]), path)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real data beside the repository; the test is skipped where it is absent."""
+    path = ROOT.parent / "shared" / "data"
+    if not path.is_dir():
+        pytest.skip(f"no real data in {path}")
+    return path
+
+
+def same_state(a: Any, b: Any) -> bool:
+    """Whether two checkpoints are equal to the bit; times are not compared."""
+    if isinstance(a, torch.Tensor):
+        return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        names = a.keys() - {"seconds"}
+        return names == b.keys() - {"seconds"} and all(same_state(a[name], b[name]) for name in names)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(same_state(x, y) for x, y in zip(a, b, strict=True))
+    return a == b or (a != a and b != b)
+
+
+@pytest.fixture(scope="session")
+def identical() -> Callable[[Finished, Finished], bool]:
+    """Whether two runs ended with the same weights, buffer, generators, R and records."""
+
+    def compare(a: Finished, b: Finished) -> bool:
+        return a.metrics == b.metrics and same_state(a.checkpoint, b.checkpoint)
+
+    return compare
