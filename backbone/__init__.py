@@ -16,7 +16,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import torch
 from torch import Tensor, nn
 
-from utils.args import true_or_false
+from utils.args import positive, true_or_false
 from utils.errors import UsageError
 from utils.registry import Registry
 
@@ -86,7 +86,7 @@ def get_backbone_parser(name: str, parser: ArgumentParser) -> ArgumentParser:
     """Add an option for every argument of the factory that has a default."""
     group = parser.add_argument_group(f"backbone {name}")
     for parameter, annotation, text in _options(_factory(name)):
-        kind: Any = true_or_false if annotation is bool else annotation
+        kind: Any = {bool: true_or_false, int: positive}.get(annotation, annotation)
         group.add_argument(f"--{parameter.name}", type=kind, default=parameter.default, help=text)
     return parser
 
@@ -118,6 +118,7 @@ def get_backbone(args: Namespace) -> ContinualBackbone:
     except ValueError as error:
         raise UsageError(f"--backbone {args.backbone}: {error}") from error
     if getattr(args, "score_head", None):
+        network.num_outputs = 1
         network.classifier = score_head(args.score_head, network.feature_dim, getattr(args, "sample_scores", "train"))
     if getattr(args, "backbone_weights", None):
         print(load_weights(network, Path(args.backbone_weights)))

@@ -29,8 +29,8 @@ class C3D(ContinualBackbone):
     """Eight 3x3x3 convolutions, five poolings, two fully connected layers (Tran et al., ICCV 2015).
 
     Clips (B, C, T, H, W) longer than 16 frames are cut into windows, encoded in one batch, and their features averaged.
-    The features are fc6 after ReLU. Adaptive pooling before fc6 makes every clip of 112x112 or another size fit; at
-    16x112x112 it changes nothing.
+    The features are fc6 after ReLU; intermediate maps have one row for each window of each clip. Adaptive pooling
+    before fc6 makes clips of any size fit; at 16x112x112 it changes nothing.
     """
 
     def __init__(self, num_classes: int, in_channels: int, width: int, dropout: float) -> None:
@@ -81,8 +81,8 @@ class C3D(ContinualBackbone):
         names |= {"fc7": "classifier.1", "fc8": "classifier.4"}
         renamed = {}
         for key, value in state.items():
-            layer, _, entry = key.rpartition(".")
-            renamed[f"{names.get(layer, layer)}.{entry}"] = value
+            layer, dot, entry = key.rpartition(".")
+            renamed[f"{names.get(layer, layer)}{dot}{entry}"] = value
         return renamed
 
 
@@ -96,4 +96,6 @@ def c3d(
     """C3D; 78.0 million parameters up to fc7 at width 64."""
     if len(input_shape) != 4:
         raise ValueError(f"it takes clips (C, T, H, W), not samples of shape {input_shape}")
+    if min(input_shape[2:]) < 16:
+        raise ValueError(f"frames must have at least 16x16 pixels, not {input_shape[2]}x{input_shape[3]}")
     return C3D(num_classes, input_shape[0], width, dropout)

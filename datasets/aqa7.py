@@ -76,10 +76,10 @@ class AQA7(ScoreDataset):
     @classmethod
     def resolve_name(cls, options: dict[str, Any]) -> str:
         source, root = options.get("data_source", "auto"), _root(options)
-        if source == "mini" or (source == "auto" and not _has_data(root)):
+        if source == "mini" or (source == "auto" and not options.get("data_root") and not _has_data(root)):
             return AQA7Mini.NAME
         if not _has_data(root):
-            raise DataError(f"aqa7: no frames in {root}, and --data_source full refuses the stand-in. {HOW_TO_GET}")
+            raise DataError(f"aqa7: no frames in {root}. {HOW_TO_GET}; --data_source mini asks for the stand-in")
         return cls.NAME
 
     @classmethod
@@ -120,12 +120,14 @@ class AQA7(ScoreDataset):
             raise DataError(f"aqa7: no split file {path}. {HOW_TO_GET}")
         try:
             rows = np.asarray(loadmat(path)[f"consolidated_{part}_list"], dtype=np.float64)
-        except (KeyError, ValueError, TypeError, NotImplementedError, OSError) as error:
+        except Exception as error:  # scipy meets a damaged file with almost any exception
             raise DataError(
                 f"aqa7: {path} holds no matrix consolidated_{part}_list ({error}); restore the file"
             ) from error
         if rows.ndim != 2 or rows.shape[1] != 3:
             raise DataError(f"aqa7: {path}: expected rows of (sport, video, score), found an array of {rows.shape}")
+        if not np.isfinite(rows).all():
+            raise DataError(f"aqa7: {path}: row {int(np.argwhere(~np.isfinite(rows))[0, 0]) + 1} holds no numbers")
         names = list(SPORTS)
         wanted = range(1, 7) if self.sport == "all" else [names.index(self.sport) + 1]
         rows = rows[np.isin(rows[:, 0], list(wanted))]

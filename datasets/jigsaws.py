@@ -70,7 +70,14 @@ class JIGSAWS(ScoreDataset):
 
     def load_samples(self) -> Samples:
         root = Path(self.args.data_root or Path(self.args.base_path) / "JIGSAWS")
-        trials, recordings, scores = _read_packed(root / PACKED) if (root / PACKED).exists() else _read_tree(root)
+        packed, problems = root / PACKED, []
+        if packed.exists():
+            trials, recordings, scores = _read_packed(packed)
+        else:
+            trials, recordings, scores, missing = _read_tree(root)
+            if missing and not self.args.skip_corrupt:
+                raise DataError(f"{missing[0]} ({len(missing)} such trials); leave them out with --skip_corrupt 1")
+            problems = missing
         names = np.asarray([trial.rsplit("_", 1)[0].lower() for trial in trials])
         kept = np.flatnonzero(np.isin(names, self.group_names()))
         if not len(kept):
@@ -95,6 +102,7 @@ class JIGSAWS(ScoreDataset):
             test_targets=scores[test],
             train_groups=names[train],
             test_groups=names[test],
+            problems=problems,
         )
 
     def normalization(self) -> Sequence[Operation]:
@@ -106,16 +114,20 @@ def _read_packed(path: Path) -> tuple[list[str], list[np.ndarray], np.ndarray]:
         with np.load(path) as file:
             frames, offsets = file["frames"], file["offsets"]
             trials, scores = file["trial"].tolist(), file["grs"].astype(np.float64)
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise DataError(f"jigsaws: cannot read {path}: {error}") from error
+    except Exception as error:  # numpy meets a damaged file with almost any exception
+        raise DataError(f"jigsaws: cannot read {path}: {type(error).__name__}: {error}") from error
+    if frames.ndim != 2 or frames.shape[1] != N_CHANNELS or not np.isfinite(frames).all():
+        raise DataError(f"jigsaws: {path}: frames {frames.shape} are not rows of {N_CHANNELS} finite numbers")
+    if offsets[0] != 0 or offsets[-1] != len(frames) or (np.diff(offsets) < 1).any() or not np.isfinite(scores).all():
+        raise DataError(f"jigsaws: {path}: offsets or scores do not fit the {len(frames)} frames")
     recordings = [frames[a:b] for a, b in zip(offsets[:-1], offsets[1:], strict=True)]
     if not len(recordings) == len(trials) == len(scores):
         raise DataError(f"jigsaws: {path} has {len(recordings)} recordings, {len(trials)} trials, {len(scores)} scores")
     return trials, recordings, scores
 
 
-def _read_tree(root: Path) -> tuple[list[str], list[np.ndarray], np.ndarray]:
-    trials, recordings, scores = [], [], []
+def _read_tree(root: Path) -> tuple[list[str], list[np.ndarray], np.ndarray, list[str]]:
+    trials, recordings, scores, missing = [], [], [], []
     for task in ("Knot_Tying", "Needle_Passing", "Suturing"):
         meta = root / task / f"meta_file_{task}.txt"
         if not meta.exists():
@@ -123,19 +135,27 @@ def _read_tree(root: Path) -> tuple[list[str], list[np.ndarray], np.ndarray]:
                 f"jigsaws: {root} holds neither {PACKED} nor {meta.relative_to(root)}. Request JIGSAWS from Johns "
                 "Hopkins University, unpack it and name its folder with --data_root"
             )
-        for number, line in enumerate(meta.read_text().splitlines(), 1):
+        try:
+            lines = meta.read_text().splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"jigsaws: cannot read {meta}: {error}") from error
+        for number, line in enumerate(lines, 1):
             words = line.split()
             if not words:
                 continue
             try:
                 trial, score = words[0], float(words[2])
+                if not JIGSAWS.SCORE_RANGE[0] <= score <= JIGSAWS.SCORE_RANGE[1]:
+                    raise ValueError(f"a global rating score lies between 6 and 30, not at {score}")
             except (IndexError, ValueError) as error:
                 raise DataError(
                     f"jigsaws: {meta}, line {number}: expected trial, skill, score, found '{line}'"
                 ) from error
             path = root / task / "kinematics" / "AllGestures" / f"{trial}.txt"
             if not path.exists():
-                # The official release rates Suturing_G001 but has no kinematics of it.
+                # The official release rates this one but has no kinematics of it.
+                if trial != "Suturing_G001":
+                    missing.append(f"jigsaws: {path} is missing")
                 continue
             try:
                 recording = np.loadtxt(path, ndmin=2)
@@ -148,4 +168,4 @@ def _read_tree(root: Path) -> tuple[list[str], list[np.ndarray], np.ndarray]:
             trials.append(trial)
             recordings.append(recording)
             scores.append(score)
-    return trials, recordings, np.asarray(scores)
+    return trials, recordings, np.asarray(scores), missing

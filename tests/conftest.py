@@ -46,7 +46,7 @@ class Finished:
         return load_checkpoint(self.path / "checkpoint.pt")
 
 
-@pytest.fixture()
+@pytest.fixture
 def launch(tmp_path: Path) -> Callable[..., Finished]:
     """Run main.py's entry point in this process, in a folder of its own."""
     count = iter(range(1000))

@@ -36,7 +36,8 @@ def test_help_answers_in_two_seconds_and_lists_everything():
 
 
 def test_help_imports_neither_torch_nor_numpy():
-    code = "import sys, main\ntry: main.main(['--help'])\nexcept SystemExit: print('torch' in sys.modules, 'numpy' in sys.modules)"
+    show = "print('torch' in sys.modules, 'numpy' in sys.modules)"
+    code = f"import sys, main\ntry: main.main(['--help'])\nexcept SystemExit: {show}"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "False False"
 
@@ -68,7 +69,7 @@ def test_help_with_a_model_adds_its_options_and_those_of_the_stream(capsys):
 def test_wrong_names_are_refused_with_the_nearest_valid_ones(capsys, words, wrong, nearest):
     assert main(words) == 2
     message = capsys.readouterr().err
-    what, _, hint = message.partition(wrong)
+    _, _, hint = message.partition(wrong)
     assert hint
     assert nearest in hint
 

@@ -34,7 +34,7 @@ def n_records(path: Path) -> int:
 
 
 def kill_and_resume(path: Path, line: str, moment: float, how: signal.Signals) -> tuple[Finished, bool]:
-    """Start a run, stop it when it has written `moment` records (the fraction: hundredths of a second later), resume it.
+    """Start a run, stop it when it has written `moment` records (its fraction: a moment later), resume it.
 
     Returns:
         (the resumed run, whether the signal came before its end).

@@ -273,7 +273,7 @@ def test_damaged_checkpoint_is_reported_and_not_replaced(launch, capsys):
     assert path.stat().st_size == 1000
 
 
-@pytest.fixture()
+@pytest.fixture
 def image_folder(tmp_path):
     """Ten classes of noise images in the layout of CIFAR-10."""
     rng = np.random.default_rng(0)

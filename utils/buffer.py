@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.registry import unknown_name_message
-from utils.selection import STRATEGIES, Request
+from utils.selection import NEED_LABELS, STRATEGIES, Request
 
 ATTRIBUTES = ("examples", "labels", "logits", "task_labels")
 
@@ -51,6 +51,7 @@ class Buffer(nn.Module):
         self.n_stored = 0
         self.attributes: list[str] = []
         self.generator = torch.Generator().manual_seed(seed)
+        self.selection_keys = torch.zeros(buffer_size, dtype=torch.float64)
 
     def __len__(self) -> int:
         return self.n_stored
@@ -93,10 +94,16 @@ class Buffer(nn.Module):
         """
         given = {"examples": examples, "labels": labels, "logits": logits, "task_labels": task_labels, **more}
         batch = {name: value.detach() for name, value in given.items() if value is not None}
+        lengths = {name: len(values) for name, values in batch.items()}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"every attribute needs one row for each sample, not {lengths}")
+        if self.sample_selection_strategy in NEED_LABELS and "labels" not in batch:
+            raise ValueError(f"the {self.sample_selection_strategy} strategy chooses by label: pass labels=")
         if not self.attributes:
             self._allocate(batch)
         self._check(batch)
         stored = self._tensors()
+        keys = torch.rand(len(examples), generator=self.generator, dtype=torch.float64)
         request = Request(
             capacity=self.buffer_size,
             n_stored=self.n_stored,
@@ -109,6 +116,7 @@ class Buffer(nn.Module):
                 if "labels" in batch
                 else None
             ),
+            keys=torch.cat([self.selection_keys[: self.n_stored], keys]),
         )
         slots = _without_overwritten(STRATEGIES[self.sample_selection_strategy](request))
         source = (slots >= 0).nonzero().view(-1)
@@ -116,6 +124,7 @@ class Buffer(nn.Module):
             target = slots[source].to(self.device)
             for name, values in batch.items():
                 stored[name].index_copy_(0, target, values[source.to(values.device)].to(self.device))
+            self.selection_keys[slots[source]] = keys[source]
             self.n_stored = max(self.n_stored, int(slots.max()) + 1)
         self.num_seen_examples += len(examples)
         return slots
@@ -179,8 +188,18 @@ class Buffer(nn.Module):
         Args:
             name: e.g. "examples".
             values: (len(buffer), ...), in slot order.
+
+        Raises:
+            ValueError: there is no such attribute, or the values have another shape or dtype.
         """
-        self._tensors()[name][: self.n_stored] = values.detach().to(self.device)
+        if name not in self.attributes:
+            raise ValueError(f"the buffer stores {', '.join(self.attributes) or 'nothing yet'}, no {name}")
+        stored = self._tensors()[name][: self.n_stored]
+        if values.shape != stored.shape or values.dtype != stored.dtype:
+            raise ValueError(
+                f"{name}: {tuple(values.shape)} {values.dtype} cannot replace {tuple(stored.shape)} {stored.dtype}"
+            )
+        stored.copy_(values.detach())
 
     def to(self, device: Any, *args: Any, **kwargs: Any) -> Buffer:  # type: ignore[override]
         """Move the content and keep later content there."""
@@ -193,24 +212,26 @@ class Buffer(nn.Module):
             "num_seen_examples": self.num_seen_examples,
             "n_stored": self.n_stored,
             "generator": self.generator.get_state(),
+            "selection_keys": self.selection_keys.clone(),
         }
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         self.num_seen_examples = state["num_seen_examples"]
         self.n_stored = state["n_stored"]
         self.generator.set_state(state["generator"].cpu())
+        self.selection_keys = state["selection_keys"].cpu().clone()
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         extra = state_dict.get(f"{prefix}_extra_state")
         if extra is not None:
-            saved = {name: state_dict[prefix + name] for name in extra["attributes"]}
-            if saved and len(saved["examples"]) != self.buffer_size:
+            n_slots = len(extra["selection_keys"])
+            if n_slots != self.buffer_size:
                 raise ValueError(
-                    f"the saved buffer has {len(saved['examples'])} slots, this one {self.buffer_size}; "
+                    f"the saved buffer has {n_slots} slots, this one {self.buffer_size}; "
                     "use the --buffer_size it was saved with"
                 )
             self.empty()
-            self._allocate(saved)
+            self._allocate({name: state_dict[prefix + name] for name in extra["attributes"]})
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def _allocate(self, batch: dict[str, Tensor]) -> None:
@@ -228,8 +249,6 @@ class Buffer(nn.Module):
             )
         for name, values in batch.items():
             stored = self._tensors()[name]
-            if len(values) != len(batch["examples"]):
-                raise ValueError(f"{len(batch['examples'])} examples, but {len(values)} {name}")
             if values.shape[1:] != stored.shape[1:] or values.dtype != stored.dtype:
                 raise ValueError(
                     f"{name}: samples of shape {tuple(values.shape[1:])} and {values.dtype} do not fit the stored "

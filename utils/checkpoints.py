@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +31,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
-        raise StorageError(f"cannot read the checkpoint {path}: {error}") from error
+    except Exception as error:  # torch's reader meets a damaged file with almost any exception
+        raise StorageError(f"cannot read the checkpoint {path}: {type(error).__name__}: {error}") from error
     if not isinstance(state, dict) or state.get("version") != VERSION:
         raise StorageError(f"{path} is no checkpoint of this version ({VERSION}) of the framework")
     return state

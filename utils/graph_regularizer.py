@@ -57,20 +57,22 @@ def graph_regularizer(
         blocks: "joint" compares the whole matrix, "parts" its old-old, old-new, new-old and new-new blocks, "all" both.
 
     Returns:
-        Scalar; 0 if no block has a row with two comparable entries.
+        Scalar. Blocks with too few entries a row to say anything count 0: fewer than 2, or with "minmax", which maps
+        any two to 0 and 1, fewer than 3.
     """
     scores = scores.reshape(-1)
     angles, gaps = angular_distances(features), (scores[:, None] - scores[None, :]).abs()
     n = len(features)
     everything, old, new = slice(0, n), slice(0, n_old), slice(n_old, n)
-    parts = [(everything, everything)] if blocks in ("all", "joint") else []
-    if blocks in ("all", "parts"):
+    # With nothing replayed the only part is the whole matrix, which must not count twice.
+    parts = [(everything, everything)] if blocks in ("all", "joint") or n_old in (0, n) else []
+    if blocks in ("all", "parts") and 0 < n_old < n:
         parts += [(old, old), (old, new), (new, old), (new, new)]
     total = features.new_zeros(())
     for rows, columns in parts:
         a, s = angles[rows, columns], gaps[rows, columns]
         n_compared = a.shape[1] - (rows == columns and scale == "minmax")
-        if len(a) and n_compared >= 2:
+        if n_compared >= (3 if scale == "minmax" else 2):
             total = total + _compare(a, s, rows == columns, scale, divergence, temperature)
     return total
 
@@ -80,7 +82,8 @@ def _compare(angles: Tensor, gaps: Tensor, square: bool, scale: str, divergence:
         if square:
             # Dropping the diagonal entry of every row leaves (N, N - 1); a mask would put infinities in the softmax.
             angles, gaps = _without_diagonal(angles), _without_diagonal(gaps)
-        angles, gaps = _row_minmax(angles), _row_minmax(gaps)
+        # Rows of nearly equal angles are not blown up: their gradient would be without bound.
+        angles, gaps = _row_minmax(angles, smallest_range=1e-2), _row_minmax(gaps, smallest_range=1e-6)
     if divergence == "mse":
         return F.mse_loss(angles, gaps)
     sign = -1 / temperature if scale == "minmax" else 1.0
@@ -97,6 +100,6 @@ def _without_diagonal(matrix: Tensor) -> Tensor:
     return matrix.flatten()[1:].view(n - 1, n + 1)[:, :-1].reshape(n, n - 1)
 
 
-def _row_minmax(matrix: Tensor) -> Tensor:
+def _row_minmax(matrix: Tensor, smallest_range: float) -> Tensor:
     low, high = matrix.amin(1, keepdim=True), matrix.amax(1, keepdim=True)
-    return (matrix - low) / (high - low).clamp_min(1e-6)
+    return (matrix - low) / (high - low).clamp_min(smallest_range)

@@ -44,10 +44,10 @@ def srcc(predicted: ArrayLike, truth: ArrayLike) -> float:
     """Spearman's rank correlation: Pearson correlation of average ranks, in [-1, 1].
 
     0.0 where all predictions are equal (they order nothing), NaN where the truth is constant or has under two samples
-    (there is nothing to order).
+    (there is nothing to order) or a value is NaN.
     """
     predicted, truth = np.asarray(predicted, np.float64).ravel(), np.asarray(truth, np.float64).ravel()
-    if truth.size < 2 or np.all(truth == truth[0]):
+    if truth.size < 2 or np.all(truth == truth[0]) or np.isnan(truth).any() or np.isnan(predicted).any():
         return float("nan")
     if np.all(predicted == predicted[0]):
         return 0.0

@@ -27,6 +27,7 @@ class Request:
         n_new: samples in this batch.
         generator: CPU generator for every draw.
         examples, labels: stored samples followed by the new ones, (n_stored + n_new, ...); labels may be None.
+        keys: (n_stored + n_new,) a random number that each sample got when it arrived and keeps.
     """
 
     capacity: int
@@ -36,6 +37,7 @@ class Request:
     generator: torch.Generator
     examples: Callable[[], Tensor]
     labels: Callable[[], Tensor | None]
+    keys: Tensor
 
 
 def reservoir(request: Request) -> Tensor:
@@ -60,13 +62,13 @@ def fill(request: Request) -> Tensor:
 
 
 def class_balanced(request: Request) -> Tensor:
-    """As even a number of slots for each class as its samples allow; within a class a random subset stays.
+    """As even a number of slots for each class as its samples allow; of each class a uniform subset of all it had.
 
-    Classes that have to give up slots lose random samples, new ones and stored ones alike.
+    The samples of a class with the smallest random keys stay. A key never changes, so old and new ones have the same
+    chance (the aim of class-balancing reservoir sampling, Chrysakis & Moens, ICML 2020).
     """
-    labels = _required_labels(request, "class-balanced").view(-1)
-    order = torch.randperm(len(labels), generator=request.generator)
-    _, classes = labels[order].unique(return_inverse=True)
+    order = request.keys.argsort(stable=True)
+    _, classes = _labels(request)[order].unique(return_inverse=True)
     by_class = classes.argsort(stable=True)
     counts = classes.bincount()
     rank = torch.empty_like(classes)
@@ -78,14 +80,20 @@ def class_balanced(request: Request) -> Tensor:
 
 def ordered_uniform_slots(request: Request) -> Tensor:
     """Keep the samples whose labels cover the seen range most evenly (`ordered_uniform` over stored and new ones)."""
-    labels = _required_labels(request, "ordered-uniform").view(-1)
+    labels = _labels(request)
     return _slots_of(ordered_uniform(labels, min(request.capacity, len(labels))), request)
 
 
 def herding_slots(request: Request) -> Tensor:
     """Keep the samples whose running mean stays nearest to the mean of all (`herding`, on the examples themselves)."""
     examples = request.examples()
-    return _slots_of(herding(examples.flatten(1).float().cpu(), min(request.capacity, len(examples))), request)
+    return _slots_of(
+        herding(
+            examples.view(len(examples), *examples.shape[1:] or (1,)).flatten(1).float().cpu(),
+            min(request.capacity, len(examples)),
+        ),
+        request,
+    )
 
 
 def ordered_uniform(scores: Tensor, m: int) -> Tensor:
@@ -132,11 +140,10 @@ def herding(features: Tensor, m: int) -> Tensor:
     return torch.stack(chosen).cpu() if chosen else torch.empty(0, dtype=torch.long)
 
 
-def _required_labels(request: Request, name: str) -> Tensor:
+def _labels(request: Request) -> Tensor:
     labels = request.labels()
-    if labels is None:
-        raise ValueError(f"the {name} strategy chooses by label: pass labels= to add_data from the first call on")
-    return labels.detach().cpu()
+    assert labels is not None, "Buffer.add_data insists on labels for the strategies of NEED_LABELS"
+    return labels.detach().cpu().view(-1)
 
 
 def _slots_of(kept: Tensor, request: Request) -> Tensor:
@@ -151,6 +158,7 @@ def _slots_of(kept: Tensor, request: Request) -> Tensor:
     return slots
 
 
+NEED_LABELS = ("class-balanced", "ordered-uniform")
 STRATEGIES: dict[str, Callable[[Request], Tensor]] = {
     "reservoir": reservoir,
     "ring": ring,

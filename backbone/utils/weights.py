@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,8 +52,8 @@ def load_weights(network: nn.Module, path: Path) -> LoadReport:
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
-        raise DataError(f"cannot read the weights {path}: {error}") from error
+    except Exception as error:  # torch's reader meets a file of another kind with almost any exception
+        raise DataError(f"cannot read the weights {path}: {type(error).__name__}: {error}") from error
     state = _state_dict(content, path)
     rename = getattr(network, "rename_keys", lambda state: state)
     state = rename({_strip(key): value for key, value in state.items()})
@@ -79,9 +78,11 @@ def _state_dict(content: object, path: Path) -> dict[str, Tensor]:
     for wrapper in WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
-    if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+    entries = content.items() if isinstance(content, dict) else ()
+    state = {key: value for key, value in entries if isinstance(key, str) and isinstance(value, Tensor)}
+    if not state or len(state) < len(entries):
         raise DataError(f"{path} holds no state dict (a dict of tensors, or one under {', '.join(WRAPPERS)})")
-    return content
+    return state
 
 
 def _strip(key: str) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 from datasets.utils import scenarios
 from datasets.utils.continual_dataset import ContinualDataset, Samples
 from datasets.utils.scenarios import Split
-from utils.args import int_list, true_or_false
+from utils.args import int_list, positive, true_or_false
 from utils.conf import derive_seed
 from utils.errors import UsageError
 
@@ -47,6 +47,8 @@ class ClassDataset(ContinualDataset):
         joint = bool(getattr(args, "joint", False))
         self.N_TASKS = 1 if joint else n_tasks
         self.N_CLASSES_PER_TASK = self.classes_per_task[0] if len(set(sizes)) == 1 else self.classes_per_task
+        if joint:
+            self.N_CLASSES_PER_TASK = self.N_CLASSES
         super().__init__(args)
 
     @staticmethod
@@ -56,7 +58,7 @@ class ClassDataset(ContinualDataset):
             "--custom_class_order", type=int_list, help="order in which classes arrive: every label once, e.g. 3,1,0,2"
         )
         parser.add_argument(
-            "--max_samples_per_class", type=int, help="train on the first N images of every class (default: all)"
+            "--max_samples_per_class", type=positive, help="train on the first N images of every class (default: all)"
         )
         return parser
 

@@ -139,7 +139,8 @@ class StreamLoader:
             self._order_for_workers[:] = batches
             for item in self._workers:
                 if isinstance(item, DataError):
-                    raise item
+                    # A new one: the worker's own, kept alive by its traceback, would hold the workers for seconds.
+                    raise DataError(*item.args)
                 yield item
         finally:
             self._workers_busy = False

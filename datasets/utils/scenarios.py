@@ -119,12 +119,14 @@ def grade_incremental(
 
     Full protocol: task k is grade k. Few-shot: `train_shots` and `test_shots` samples of every grade, spread evenly
     over its scores, are the task of that grade; everything else makes a base session that comes first. A grade with
-    fewer than twice the shots gives half of its samples, so that the base session always covers the whole score range.
+    fewer than twice the shots gives half of its samples, so that the base session always has samples of every grade.
     """
     boundaries = grade_boundaries(train_scores, n_grades)
     parts = []
     for scores, shots in ((train_scores, train_shots), (test_scores, test_shots)):
         scores = np.asarray(scores, dtype=np.float64)
+        if not np.isfinite(scores).all():
+            raise DataError("cannot sort samples into grades: every one needs a finite score")
         grades = assign_grades(scores, boundaries)
         members = [np.flatnonzero(grades == k) for k in range(n_grades)]
         if fewshot:

@@ -13,7 +13,7 @@ from torch import Tensor
 from datasets.utils import scenarios
 from datasets.utils.continual_dataset import ContinualDataset, Samples
 from datasets.utils.scenarios import Split
-from utils.args import true_or_false
+from utils.args import positive, true_or_false
 from utils.conf import derive_seed
 from utils.errors import UsageError
 from utils.losses import score_mse
@@ -72,11 +72,13 @@ class ScoreDataset(ContinualDataset):
         group.add_argument(
             "--num_samples_per_task",
             "--train_shots",
-            type=int,
+            type=positive,
             default=20,
             help="training samples of a few-shot session",
         )
-        group.add_argument("--test_shots", type=int, help="test samples of a few-shot session (default: as published)")
+        group.add_argument(
+            "--test_shots", type=positive, help="test samples of a few-shot session (default: as published)"
+        )
         group.add_argument(
             "--protocol",
             choices=["default", "official"],

@@ -95,7 +95,7 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
             if size is not None and rgb.size != (size[1], size[0]):
                 rgb = rgb.resize((size[1], size[0]), Image.Resampling.BILINEAR)
             return np.array(rgb)
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = "it does not exist" if isinstance(error, FileNotFoundError) else str(error)
         raise DataError(
             f"cannot read the image {path}: {reason}. Restore the file, or leave such samples out with --skip_corrupt 1"

@@ -219,6 +219,7 @@ def test_the_gaussian_head_samples_around_its_mean_with_its_variance() -> None:
     network = score_network("gaussian")
     features = network(batch_of((6,), n=1), returnt="features")
     with torch.no_grad():
+        network.classifier.layers[-1].bias[1] = 2.0  # far from a variance of 1
         mean, log_variance = network.classifier.layers(features)[0]
         drawn = network.train().classifier(features.expand(20000, -1))
         assert torch.equal(network.eval().classifier(features)[0, 0], mean)

@@ -96,7 +96,7 @@ def test_recordings_and_scores_stay_paired(tmp_path: Path) -> None:
 
 def test_the_trial_without_kinematics_is_left_out(tree: Path) -> None:
     meta = tree / "Suturing" / "meta_file_Suturing.txt"
-    meta.write_text(meta.read_text() + "Suturing_G009\t\tI\t20\n")
+    meta.write_text(meta.read_text() + "Suturing_G001\t\tI\t20\n")
     dataset = stream(tree)
     assert len(dataset.samples.train) + len(dataset.samples.test) == 24
 

@@ -130,6 +130,13 @@ def test_a_pass_can_be_taken_up_in_its_middle(start, num_workers):
     assert ids(batch for _, batch in tail) == ids(batch for _, batch in second[start:])
 
 
+def test_a_pass_can_end_early_and_counts_as_a_pass():
+    whole, loader = make_loader(), make_loader()
+    assert ids(batch for _, batch in loader.iterate(start=1, stop=3)) == ids(list(whole)[1:3])
+    assert loader.passes == 1
+    assert ids(loader) == ids(whole)
+
+
 def test_a_pass_inside_a_pass_does_not_disturb_it():
     loader = make_loader(num_workers=0)
     outer = loader.iterate()

@@ -99,6 +99,17 @@ def test_stored_features_are_those_of_the_stored_samples_seen_by_the_finished_ne
     assert not features.requires_grad
 
 
+def test_features_are_stored_by_the_network_in_evaluation_mode():
+    model, dataset = build()
+    begin(model, dataset)
+    learn(model, dataset)
+    assert model.net.training
+    modes: list[bool] = []
+    model.net.register_forward_hook(lambda net, inputs, outputs: modes.append(net.training))
+    model.meta_end_task(dataset)
+    assert modes == [False]
+
+
 def noisy(batch: Tensor) -> Tensor:
     return batch + 5
 
@@ -150,7 +161,7 @@ def test_stored_features_are_moved_by_the_projector_at_the_end_of_a_task():
         moved = model.projector(before)
     assert not torch.allclose(moved, before, atol=1e-4)
     model.meta_end_task(dataset)
-    features, labels, sessions = model.buffer.get_all_data()
+    features, _, sessions = model.buffer.get_all_data()
     assert torch.allclose(features[:4], moved, atol=1e-6)
     assert sessions.tolist() == [0] * 4 + [1] * 4
 
@@ -373,7 +384,7 @@ def test_features_learn_at_the_full_rate_in_the_base_session_and_at_a_hundredth_
         )
         model.meta_end_task(dataset)
     assert rates[0] == [{0.02}, {0.02}, {None}]
-    assert rates[1] == rates[2] == [{pytest.approx(0.0002)}, {0.02}, {0.02}]
+    assert rates[1] == rates[2] == [{0.02 * 0.01}, {0.02}, {0.02}]
 
 
 def test_the_scale_of_the_features_rate_can_be_set():

@@ -30,6 +30,8 @@ def softmax(row: list[float]) -> list[float]:
 
 def by_loops(features, scores, n_old, scale, divergence, tau, blocks) -> float:
     """The definition, one pair at a time."""
+    if n_old in (0, len(scores)):
+        blocks = "joint"  # the only part is the whole matrix
     n = len(scores)
     everything, old, new = range(n), range(n_old), range(n_old, n)
     parts = [(everything, everything)] if blocks != "parts" else []
@@ -39,7 +41,7 @@ def by_loops(features, scores, n_old, scale, divergence, tau, blocks) -> float:
         losses, squares = [], []
         for i in rows:
             compared = [j for j in columns if scale == "raw" or i != j or rows != columns]
-            if len(compared) < 2:
+            if len(compared) < (2 if scale == "raw" else 3):
                 continue
             angles, gaps = [], []
             for j in compared:
@@ -47,7 +49,8 @@ def by_loops(features, scores, n_old, scale, divergence, tau, blocks) -> float:
                 angles.append(math.acos(min(max(cosine, -1 + 1e-6), 1 - 1e-6)))
                 gaps.append(abs(scores[i] - scores[j]))
             if scale == "minmax":
-                angles, gaps = ([(v - min(x)) / max(max(x) - min(x), 1e-6) for v in x] for x in (angles, gaps))
+                angles = [(v - min(angles)) / max(max(angles) - min(angles), 1e-2) for v in angles]
+                gaps = [(v - min(gaps)) / max(max(gaps) - min(gaps), 1e-6) for v in gaps]
             squares += [(a - g) ** 2 for a, g in zip(angles, gaps, strict=True)]
             sign = -1 / tau if scale == "minmax" else 1
             p, q = softmax([sign * a for a in angles]), softmax([sign * g for g in gaps])
