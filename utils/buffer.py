@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.registry import unknown_name_message
-from utils.selection import NEED_LABELS, STRATEGIES, Request
+from utils.selection import NEED_KEYS, NEED_LABELS, STRATEGIES, Request
 
 ATTRIBUTES = ("examples", "labels", "logits", "task_labels")
 
@@ -103,7 +103,9 @@ class Buffer(nn.Module):
             self._allocate(batch)
         self._check(batch)
         stored = self._tensors()
-        keys = torch.rand(len(examples), generator=self.generator, dtype=torch.float64)
+        keys = torch.zeros(len(examples), dtype=torch.float64)
+        if self.sample_selection_strategy in NEED_KEYS:
+            keys.uniform_(generator=self.generator)
         request = Request(
             capacity=self.buffer_size,
             n_stored=self.n_stored,

@@ -27,7 +27,8 @@ class Request:
         n_new: samples in this batch.
         generator: CPU generator for every draw.
         examples, labels: stored samples followed by the new ones, (n_stored + n_new, ...); labels may be None.
-        keys: (n_stored + n_new,) a random number that each sample got when it arrived and keeps.
+        keys: (n_stored + n_new,) a random number that each sample got when it arrived and keeps; zeros for
+            strategies outside `NEED_KEYS`.
     """
 
     capacity: int
@@ -159,6 +160,7 @@ def _slots_of(kept: Tensor, request: Request) -> Tensor:
 
 
 NEED_LABELS = ("class-balanced", "ordered-uniform")
+NEED_KEYS = ("class-balanced",)
 STRATEGIES: dict[str, Callable[[Request], Tensor]] = {
     "reservoir": reservoir,
     "ring": ring,
