@@ -145,7 +145,7 @@ def test_debug_mode_takes_five_batches_a_task(launch, monkeypatch):
 
     seen = []
     observe = ContinualModel.meta_observe
-    monkeypatch.setattr(ContinualModel, "meta_observe", lambda *a: (seen.append(1), observe(*a))[1])
+    monkeypatch.setattr(ContinualModel, "meta_observe", lambda *a, **k: (seen.append(1), observe(*a, **k))[1])
     assert launch("--model sgd --dataset seq-digits --n_tasks 2 --debug_mode 1").code == 0
     assert len(seen) == 10
 

@@ -78,7 +78,7 @@ class Loop:
             batches = loader.iterate(self.batch, self.n_batches)
             loader.passes = passes
         for number, batch in batches:
-            loss = model.meta_observe(batch, self.epoch)
+            loss = model.meta_observe(*batch, epoch=self.epoch)
             self.loss_sum, self.n_losses, self.batch = self.loss_sum + loss, self.n_losses + 1, number + 1
             self.emit("batch_end", loss=loss)
         model.meta_end_epoch(self.epoch, self.dataset)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -219,19 +219,20 @@ class ContinualModel(nn.Module):
     def meta_end_epoch(self, epoch: int, dataset: ContinualDataset) -> None:
         self.end_epoch(epoch, dataset)
 
-    def meta_observe(self, batch: Sequence[Tensor], epoch: int) -> float:
+    def meta_observe(
+        self, inputs: Tensor, labels: Tensor, not_aug_inputs: Tensor, *extras: Tensor, epoch: int | None = None
+    ) -> float:
         """Pass a batch of the loader to `observe` and count it.
 
         Raises:
             TrainingError: the loss that came back is not finite.
         """
-        inputs, labels, not_aug_inputs, *_ = batch
         loss = float(self.observe(inputs, labels, not_aug_inputs, epoch=epoch))
         self.task_iteration += 1
         self.epoch_iteration += 1
         if not math.isfinite(loss):
             raise TrainingError(
-                f"{self.NAME}: observe returned {loss} in task {self.current_task + 1}, epoch {epoch + 1}"
+                f"{self.NAME}: observe returned {loss} in task {self.current_task + 1}, epoch {self.task_epoch + 1}"
             )
         return loss
 

@@ -64,8 +64,8 @@ def test_run_stopped_after_a_batch_and_resumed_is_identical(launch, identical, m
     straight = launch(line)
     observe, calls = ContinualModel.meta_observe, iter(range(10**9))
 
-    def observe_then_signal(self, *args):
-        loss = observe(self, *args)
+    def observe_then_signal(self, *args, **kwargs):
+        loss = observe(self, *args, **kwargs)
         if next(calls) == at - 1:
             os.kill(os.getpid(), signal.SIGTERM)
         return loss

@@ -36,7 +36,7 @@ def begin(model, dataset) -> None:
 
 def learn(model, dataset, n_epochs: int = 1) -> list[float]:
     """Train on the task that has begun, without ending it."""
-    return [model.meta_observe(batch, epoch) for epoch in range(n_epochs) for batch in dataset.train_loader]
+    return [model.meta_observe(*batch, epoch=epoch) for epoch in range(n_epochs) for batch in dataset.train_loader]
 
 
 def session(model, dataset) -> list[float]:
@@ -285,7 +285,7 @@ def prepared(*options: str, buffer_size: int = 4):
 def test_the_projection_loss_reaches_only_the_projector():
     model, _, batch = prepared("--lambda_r", "0", buffer_size=0)
     model.loss = lambda outputs, labels: 0 * outputs.sum()
-    model.meta_observe(batch, 0)
+    model.meta_observe(*batch, epoch=0)
     assert has_gradient(model.projector.parameters())
     assert not has_gradient(model.net.parameters())
     assert not has_gradient(model.old_net.parameters())
@@ -300,7 +300,7 @@ def test_the_replay_loss_reaches_projector_and_classifier_only():
         return 0 * outputs.sum() if len(calls) == 1 else F.mse_loss(outputs.view(-1), labels)
 
     model.loss = loss
-    model.meta_observe(batch, 0)
+    model.meta_observe(*batch, epoch=0)
     assert calls == [16, 4]  # the batch, then all that is stored
     assert has_gradient(model.projector.parameters())
     assert has_gradient(model.net.classifier.parameters())
@@ -310,7 +310,7 @@ def test_the_replay_loss_reaches_projector_and_classifier_only():
 def test_the_graph_regulariser_reaches_features_and_projector_but_not_the_classifier():
     model, _, batch = prepared("--lambda_r", "1", "--lambda_p", "0")
     model.loss = lambda outputs, labels: 0 * outputs.sum()
-    model.meta_observe(batch, 0)
+    model.meta_observe(*batch, epoch=0)
     assert has_gradient(model.projector.parameters())
     assert has_gradient(trunk(model))
     assert not has_gradient(model.net.classifier.parameters())
@@ -322,7 +322,7 @@ def test_the_loss_is_the_weighted_sum_of_its_four_terms():
     def observed(**weights: float) -> float:
         given = options | {f"--{name}": value for name, value in weights.items()}
         model, _, batch = prepared(*[str(word) for pair in given.items() for word in pair])
-        return model.meta_observe(batch, 0)
+        return model.meta_observe(*batch, epoch=0)
 
     # The base session uses neither weight, so all of these models are the same.
     plain = observed()
@@ -338,7 +338,7 @@ def test_the_regulariser_of_the_base_session_is_optional_and_has_a_gradient(base
     model, dataset = build("--base_regularizer", base_regularizer, "--lambda_r", "1")
     begin(model, dataset)
     model.loss = lambda outputs, labels: 0 * outputs.sum()
-    loss = model.meta_observe(next(iter(dataset.train_loader)), 0)
+    loss = model.meta_observe(*next(iter(dataset.train_loader)), epoch=0)
     assert (loss > 0) == has_gradient(trunk(model)) == (base_regularizer == "features")
 
 
