@@ -57,8 +57,10 @@ class RandomCrop:
         columns = (left[:, None] + offsets)[:, None, :]
         sample = torch.arange(n, device=batch.device)[:, None, None]
         flat = padded.flatten(1, -3)
-        cut = flat[sample, :, rows, columns].movedim(-1, 1)
-        return cut.reshape(*batch.shape[:-2], self.size, self.size)
+        # Without contiguous() the result is channels-last, which spreads through a network; torch 2.13 on a CPU with
+        # two threads then corrupts memory in the backward pass of convolutions of 4 or 8 channels.
+        cut = flat[sample, :, rows, columns].movedim(-1, 1).contiguous()
+        return cut.view(*batch.shape[:-2], self.size, self.size)
 
 
 class CenterCrop:

@@ -168,3 +168,8 @@ def test_a_transform_applies_its_operations_in_turn_and_leaves_its_input_alone()
     assert transform(batch).max() <= 1
     assert torch.equal(batch, before)
     assert torch.equal(Transform([])(batch), batch)
+
+
+def test_crops_keep_the_memory_layout_that_networks_expect():
+    batch = torch.zeros(5, 3, 12, 12)
+    assert RandomCrop(8)(batch, torch.Generator()).is_contiguous()
