@@ -36,12 +36,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def execute(args: Namespace) -> None:
     """Build the run's folder, then train in it, keeping its status."""
     from datasets import get_dataset_class
-    from models import check_compatibility, get_model_class
+    from models import check_compatibility
     from utils.run import Run
 
-    setting = get_dataset_class(args).resolve_setting(args)
-    if setting not in get_model_class(args).COMPATIBILITY:
-        check_compatibility(args.model, setting, args.dataset)
+    check_compatibility(args.model, get_dataset_class(args).resolve_setting(args), args.dataset)
     run = Run.reopen(args.resume) if args.resume else Run.create(args)
     with run.locked():
         run.set_status("running")
@@ -64,7 +62,7 @@ def train(args: Namespace, run: Run) -> str:
     from utils.buffer import Buffer
     from utils.callbacks import Callback, Checkpoints, EvaluateEpochs, KeepWeights, Progress, WandB
     from utils.checkpoints import load_weights
-    from utils.conf import set_deterministic, set_random_seed
+    from utils.conf import derive_seed, set_deterministic, set_random_seed
     from utils.loggers import write_logs
     from utils.tables import split_table, summary_table, task_matrix
     from utils.training import Loop
@@ -73,8 +71,11 @@ def train(args: Namespace, run: Run) -> str:
     set_random_seed(args.seed)
     dataset = get_dataset(args)
     model = get_model(args, get_backbone(args), dataset.get_loss(), dataset.get_transform(), dataset)
-    if args.loadcheck:
+    if args.loadcheck and not args.resume:
         load_weights(model, Path(args.loadcheck))
+        for i, part in enumerate(part for part in model.modules() if isinstance(part, Buffer)):
+            # The file brings the content; the draws from it belong to this run's seed.
+            part.generator.manual_seed(derive_seed(args.seed, "loaded buffer", i))
     print(f"run: {run.path}\n{getattr(dataset, 'NOTICE', '')}".rstrip())
     if len(args.gpus) > 1:
         print(f"one run uses one GPU: this one takes {model.device}, the others stay free for other runs")

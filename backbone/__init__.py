@@ -118,8 +118,11 @@ def get_backbone(args: Namespace) -> ContinualBackbone:
     except ValueError as error:
         raise UsageError(f"--backbone {args.backbone}: {error}") from error
     if getattr(args, "score_head", None):
+        sample = getattr(args, "sample_scores", "train")
+        if sample == "always" and args.score_head != "gaussian":
+            raise UsageError("--sample_scores always needs --score_head gaussian; the others have nothing to sample")
         network.num_outputs = 1
-        network.classifier = score_head(args.score_head, network.feature_dim, getattr(args, "sample_scores", "train"))
+        network.classifier = score_head(args.score_head, network.feature_dim, sample)
     if getattr(args, "backbone_weights", None):
         print(load_weights(network, Path(args.backbone_weights)))
     return network

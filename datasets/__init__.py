@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from typing import TYPE_CHECKING, cast
 
+from utils.args import complete
 from utils.registry import Registry
 
 if TYPE_CHECKING:
@@ -36,8 +37,10 @@ def get_dataset_class(args: Namespace | str) -> type[ContinualDataset]:
 def get_dataset(args: Namespace) -> ContinualDataset:
     """Build the stream `args.dataset` without reading its data.
 
-    Sets `args.num_classes` and `args.input_shape`, which `backbone.get_backbone(args)` needs.
+    What a namespace made by hand lacks is filled in (`utils.args.complete`). Sets `args.num_classes` and
+    `args.input_shape`, which `backbone.get_backbone(args)` needs.
     """
+    complete(args)
     dataset = get_dataset_class(args)(args)
     args.num_classes = dataset.N_CLASSES
     args.input_shape = dataset.input_shape

@@ -136,10 +136,10 @@ def _read_tree(root: Path) -> tuple[list[str], list[np.ndarray], np.ndarray, lis
                 "Hopkins University, unpack it and name its folder with --data_root"
             )
         try:
-            lines = meta.read_text().splitlines()
+            ratings = meta.read_text().splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"jigsaws: cannot read {meta}: {error}") from error
-        for number, line in enumerate(lines, 1):
+        for number, line in enumerate(ratings, 1):
             words = line.split()
             if not words:
                 continue
@@ -158,13 +158,14 @@ def _read_tree(root: Path) -> tuple[list[str], list[np.ndarray], np.ndarray, lis
                     missing.append(f"jigsaws: {path} is missing")
                 continue
             try:
-                recording = np.loadtxt(path, ndmin=2)
-            except ValueError as error:
-                raise DataError(f"jigsaws: {path}: {error}") from error
-            if recording.shape[1] != N_CHANNELS or not np.isfinite(recording).all():
-                raise DataError(
-                    f"jigsaws: {path}: expected rows of {N_CHANNELS} finite numbers, found {recording.shape}"
-                )
+                lines = [line.split() for line in path.read_text().splitlines() if line.strip()]
+                recording = np.asarray(lines, dtype=np.float64)
+            except (OSError, ValueError) as error:
+                missing.append(f"jigsaws: cannot read {path}: {error}")
+                continue
+            if recording.ndim != 2 or recording.shape[1] != N_CHANNELS or not np.isfinite(recording).all():
+                missing.append(f"jigsaws: {path}: {recording.shape} is not rows of {N_CHANNELS} finite numbers")
+                continue
             trials.append(trial)
             recordings.append(recording)
             scores.append(score)

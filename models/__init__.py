@@ -6,6 +6,7 @@ from argparse import Namespace
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
+from utils.args import complete
 from utils.errors import UsageError
 from utils.registry import Registry
 
@@ -59,10 +60,11 @@ def get_model(
     transform: Callable[..., Any] | None,
     dataset: ContinualDataset,
 ) -> ContinualModel:
-    """Build the method `args.model` around a backbone, for a stream.
+    """Build the method `args.model` around a backbone, for a stream; fills in what `args` lacks.
 
     Raises:
         UsageError: unknown method, or one that does not fit the stream's setting.
     """
+    complete(args)
     check_compatibility(args.model, dataset.SETTING, dataset.NAME)
     return get_model_class(args)(backbone, loss, args, transform, dataset=dataset)

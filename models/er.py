@@ -29,9 +29,7 @@ class ER(ContinualModel):
         super().__init__(backbone, loss, args, transform, dataset)
         self.buffer = self.make_buffer()
 
-    def observe(
-        self, inputs: Tensor, labels: Tensor, not_aug_inputs: Tensor, epoch: int | None = None, **extras: Tensor
-    ) -> float:
+    def observe(self, inputs: Tensor, labels: Tensor, not_aug_inputs: Tensor, epoch: int | None = None) -> float:
         all_inputs, all_labels = inputs, labels
         if not self.buffer.is_empty():
             replayed, replayed_labels = self.buffer.get_data(self.minibatch_size, transform=self.transform)

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from backbone.utils.projector import ResidualProjector
 from datasets.utils.continual_dataset import ContinualDataset
 from models.utils.continual_model import ContinualModel
-from utils.args import add_rehearsal_args, true_or_false
+from utils.args import add_rehearsal_args, positive, positive_number, true_or_false
+from utils.errors import UsageError
 from utils.graph_regularizer import BLOCKS, DIVERGENCES, SCALES, graph_regularizer
 from utils.selection import ordered_uniform
 
@@ -47,10 +48,10 @@ class MAGR(ContinualModel):
         )
         add("--graph_scale", choices=SCALES, default="minmax", help="see utils/graph_regularizer.py")
         add("--graph_divergence", choices=DIVERGENCES, default="kl", help="see utils/graph_regularizer.py")
-        add("--graph_tau", type=float, default=0.2, help="temperature of --graph_scale minmax")
+        add("--graph_tau", type=positive_number, default=0.2, help="temperature of --graph_scale minmax")
         add("--graph_blocks", choices=BLOCKS, default="all", help="joint matrix, its four parts, or all five")
         add("--base_regularizer", choices=["none", "features"], default="none", help="L_R in the first session")
-        add("--projector_hidden", type=int, default=256, help="hidden units of the projector")
+        add("--projector_hidden", type=positive, default=256, help="hidden units of the projector")
         add("--projector_init", choices=["identity", "random"], default="identity", help="how the projector starts")
         add("--projector_relu", type=true_or_false, default=False, help="the released code's ReLU on the residual")
         add(
@@ -65,6 +66,8 @@ class MAGR(ContinualModel):
 
     def __init__(self, backbone, loss, args, transform, dataset) -> None:  # type: ignore[no-untyped-def]
         super().__init__(backbone, loss, args, transform, dataset)
+        if self.net.feature_dim < 2:
+            raise UsageError("magr compares angles between features: the backbone needs at least two of them")
         self.old_net = copy.deepcopy(self.net).requires_grad_(False).eval()
         self.projector = ResidualProjector(
             self.net.feature_dim, args.projector_hidden, args.projector_init == "identity", args.projector_relu
@@ -89,9 +92,7 @@ class MAGR(ContinualModel):
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
                     module.eval()
 
-    def observe(
-        self, inputs: Tensor, labels: Tensor, not_aug_inputs: Tensor, epoch: int | None = None, **extras: Tensor
-    ) -> float:
+    def observe(self, inputs: Tensor, labels: Tensor, not_aug_inputs: Tensor, epoch: int | None = None) -> float:
         outputs, features = self.net(inputs, returnt="both")
         loss = self.loss(outputs, labels)  # L_D
         if self.current_task == 0:
@@ -143,8 +144,8 @@ class MAGR(ContinualModel):
             print(f"magr: session {self.current_task + 1} stores nothing, the buffer has fewer places than sessions")
             return
         view = self.normalization_transform if self.args.stored_view == "clean" else self.transform
-        raw, labels, _, _ = data[chosen.tolist()]
-        sessions = torch.full((len(labels),), self.current_task)
-        if len(labels):
-            features = self.net(view(raw.to(self.device)), returnt="features")
-            self.buffer.add_data(features, labels=labels, task_labels=sessions)
+        for part in chosen.split(self.args.batch_size):
+            raw, labels, _, _ = data[part.tolist()]
+            if len(labels):
+                features = self.net(view(raw.to(self.device)), returnt="features")
+                self.buffer.add_data(features, labels=labels, task_labels=torch.full((len(labels),), self.current_task))

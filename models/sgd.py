@@ -13,7 +13,5 @@ class SGD(ContinualModel):
     NAME = "sgd"
     COMPATIBILITY = ["class-il", "task-il", "domain-il", "general-continual", "grade-il", "group-il"]
 
-    def observe(
-        self, inputs: Tensor, labels: Tensor, not_aug_inputs: Tensor, epoch: int | None = None, **extras: Tensor
-    ) -> float:
+    def observe(self, inputs: Tensor, labels: Tensor, not_aug_inputs: Tensor, epoch: int | None = None) -> float:
         return self.step(self.loss(self.net(inputs), labels))

@@ -27,7 +27,7 @@ FIGURES = {
     True: ("srcc_pooled", "srcc_mean", "srcc_forgetting", "mae"),
     False: ("class_il_mean", "task_il_mean", "class_il_forgetting"),
 }
-SAME_RESULT = {"seed", "base_path", "results_path", "checkpoint_path", "savecheck", "data_root", *OPERATIONAL}
+SAME_RESULT = {"seed", "savecheck", "run_dir", *OPERATIONAL}
 
 
 def read(folders: list[Path]) -> dict[tuple[tuple[str, str], ...], list[dict[str, Any]]]:

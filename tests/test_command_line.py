@@ -92,7 +92,9 @@ def test_broken_configuration_files_are_refused(tmp_path, capsys, text):
     assert "mine.yaml" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("value", ["n_epochs: many", "batch_size: 0", "optimizer: adamm", "fewshot: perhaps"])
+@pytest.mark.parametrize(
+    "value", ["n_epochs: many", "batch_size: 0", "optimizer: adamm", "fewshot: perhaps", "seed: null", "run_dir: [a]"]
+)
 def test_values_of_the_wrong_kind_in_a_file_are_refused(tmp_path, capsys, value):
     path = tmp_path / "mine.yaml"
     path.write_text(value + "\n")
@@ -173,6 +175,33 @@ def test_stored_configuration_names_origins_and_repeats_the_run(launch):
     again = launch("--config", str(first.path / "config.yaml"))
     assert again.code == 0
     assert again.metrics == first.metrics
+
+
+def test_options_of_one_backbone_do_not_hinder_another():
+    args = parse_args(["--model", "sgd", "--dataset", "aqa7-mini", "--backbone", "mlp"])
+    assert (args.width, args.sources["width"]) == (100, "default")
+    assert parse_args(["--model", "sgd", "--dataset", "aqa7-mini"]).width == 8
+
+
+def test_single_value_in_a_file_serves_an_option_that_takes_several(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("lr_milestones: 3\ncustom_task_order: [3, 1, 2]\n")
+    args = parse_args(["--model", "sgd", "--dataset", "uiprmd", "--config", str(path)])
+    assert (args.lr_milestones, args.custom_task_order) == ([3], [3, 1, 2])
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_namespace_made_by_hand_is_enough_to_build_and_train(model):
+    from backbone import get_backbone
+    from datasets import get_dataset
+    from models import get_model
+
+    args = Namespace(model=model, dataset="uiprmd", backbone="temporal", lr=0.01, batch_size=8, buffer_size=4)
+    dataset = get_dataset(args)
+    method = get_model(args, get_backbone(args), dataset.get_loss(), dataset.get_transform(), dataset)
+    loader, _ = dataset.get_data_loaders()
+    assert method.observe(*next(iter(loader))) > 0
+    assert (dataset.get_backbone(), dataset.get_batch_size(), dataset.get_epochs()) == ("temporal", 8, 30)
 
 
 def test_hyphens_and_underscores_are_the_same_in_names_and_flags():

@@ -136,8 +136,25 @@ def test_kept_weights_start_another_run_behind_the_tasks_they_know(launch):
     assert second.code == 0
     sessions = [r for r in records(second) if r["event"] == "session"]
     assert [r["session"] for r in sessions] == [2]
-    expected = [r for r in records(first) if r["event"] == "session"][2]["srcc_pooled"]
-    assert sessions[0]["srcc_pooled"] == pytest.approx(expected, abs=40)
+    # The next task begins from the same weights: what they say about it beforehand is the same.
+    before = (first.path / "R_srcc.csv").read_text().splitlines()[2].split(",")[3]
+    assert second.checkpoint["results"]["untrained"] == []
+    third = launch(SHORT + f" --start_from 2 --loadcheck {weights} --n_epochs 0")
+    assert (third.path / "R_srcc.csv").read_text().splitlines()[3].split(",")[3] == before
+
+
+def test_tasks_that_loaded_weights_know_are_not_stored_or_projected_again(launch):
+    line = "--model magr --dataset uiprmd --buffer_size 10 --n_epochs 1"
+    first = launch(line + " --savecheck task")
+    second = launch(line + f" --start_from 2 --loadcheck {first.path / 'checkpoints' / 'task-2.pt'}")
+    stored = [run.checkpoint["model"]["buffer.task_labels"].bincount().tolist() for run in (first, second)]
+    assert stored == [[10, 10, 10, 10]] * 2
+
+
+def test_sampling_at_test_time_does_not_change_training(launch):
+    line = SHORT + " --score_head gaussian --sample_scores always"
+    plain, often = launch(line), launch(line + " --eval_epochs 1")
+    assert [r for r in records(often) if r["event"] == "epoch"] == [r for r in records(plain) if r["event"] == "epoch"]
 
 
 def test_debug_mode_takes_five_batches_a_task(launch, monkeypatch):
@@ -255,13 +272,15 @@ def test_disk_full_while_saving_keeps_the_last_checkpoint_and_the_run_goes_on_fr
     assert identical(straight, resumed)
 
 
-def test_two_processes_cannot_run_in_one_folder(launch, capsys):
+def test_two_processes_cannot_run_in_one_folder(launch):
     from utils.run import Run
 
     run = launch(SHORT + " --stop_after 1")
     with Run(run.path).locked():
-        assert launch("--stop_after 3", resume=run.path).code == 5
-    assert "another process" in capsys.readouterr().err
+        words = [sys.executable, "main.py", "--resume", str(run.path)]
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 5
+    assert "another process" in done.stderr
 
 
 def test_damaged_checkpoint_is_reported_and_not_replaced(launch, capsys):
@@ -306,6 +325,55 @@ def test_class_without_images_is_named(launch, image_folder, capsys):
         path.unlink()
     assert launch(f"--model sgd --dataset seq-cifar10 --data_root {image_folder} --width 4").code == 3
     assert "class7" in capsys.readouterr().err
+
+
+def test_training_data_of_which_nothing_can_be_read_ends_the_run(launch, monkeypatch, capsys):
+    from datasets.utils.sources import TensorSource
+
+    read = TensorSource.read
+
+    def unreadable(self, indices):
+        kept = [i for i, index in enumerate(indices) if len(self) < 100 or index % 2]
+        return read(self, indices[kept])[0], kept, []
+
+    monkeypatch.setattr(TensorSource, "read", unreadable)
+    assert launch(SHORT).code == 0
+    monkeypatch.setattr(TensorSource, "read", lambda self, indices: (self.data[:0], [], ["gone"]))
+    assert launch(SHORT + " --skip_corrupt 1").code == 3
+
+
+def test_line_cut_by_a_crash_does_not_swallow_the_next(tmp_path):
+    from utils.files import append_line
+
+    path = tmp_path / "logs.pyd"
+    path.write_text("{'cut': 1, ")
+    append_line(path, "{'b': 2}")
+    append_line(path, "{'c': 3}")
+    assert path.read_text().splitlines()[1:] == ["{'b': 2}", "{'c': 3}"]
+
+
+def test_class_that_is_absent_from_the_data_is_named(launch, monkeypatch, capsys):
+    from datasets.seq_digits import SequentialDigits
+
+    load = SequentialDigits.load_samples
+
+    def without_threes(self):
+        samples = load(self)
+        kept = samples.train_targets != 3
+        samples.train.data, samples.train_targets = (
+            samples.train.data[torch.from_numpy(kept)],
+            samples.train_targets[kept],
+        )
+        return samples
+
+    monkeypatch.setattr(SequentialDigits, "load_samples", without_threes)
+    assert launch("--model sgd --dataset seq-digits").code == 3
+    assert "class 3" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", ["--optim_nesterov 1 --optimizer sgd", "--device meta", "--lr -1", "--seed -1"])
+def test_values_that_cannot_work_are_usage_errors(launch, words):
+    assert launch(f"{SHORT} {words}").code == 2
 
 
 def test_task_without_samples_is_named_with_a_remedy(launch, capsys):

@@ -22,8 +22,6 @@ from utils.registry import ROOT, Registry, nearest, normalise, unknown_name_mess
 # Values that say how or where a run is executed, not what it computes: a resumed run may change them.
 OPERATIONAL = (
     "resume",
-    "config",
-    "run_dir",
     "num_workers",
     "non_verbose",
     "nowand",
@@ -32,9 +30,13 @@ OPERATIONAL = (
     "wandb_name",
     "wandb_mode",
     "checkpoint_every",
+    "checkpoint_path",
     "device",
     "gpus",
     "stop_after",
+    "data_root",
+    "base_path",
+    "results_path",
 )
 EXIT_CODES = (
     "exit codes: 0 the run ended; 1 a bug; 2 wrong usage; 3 missing or broken data; 4 loss or outputs not finite; "
@@ -81,6 +83,22 @@ def not_negative(text: str | int) -> int:
     return value
 
 
+def positive_number(text: str | float) -> float:
+    """A number above 0."""
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{value:g} is not above 0")
+    return value
+
+
+def seed_number(text: str | int) -> int:
+    """A whole number that every generator takes as a seed: 0 to 2**63 - 1."""
+    value = int(text)
+    if not 0 <= value < 2**63:
+        raise argparse.ArgumentTypeError(f"{value} is not between 0 and 2**63 - 1")
+    return value
+
+
 def percentage(text: str | float) -> float:
     """A number between 0 and 100, both excluded."""
     value = float(text)
@@ -99,12 +117,12 @@ def add_experiment_args(parser: ArgumentParser) -> None:
     group.add_argument("--dataset", help="stream; see the list below")
     group.add_argument("--backbone", help="network; see the list below (default: the stream's)")
     group.add_argument("--backbone_weights", help="checkpoint to load into the backbone before the first task")
-    group.add_argument("--lr", type=float, help="learning rate")
+    group.add_argument("--lr", type=positive_number, help="learning rate")
     group.add_argument("--optimizer", choices=["sgd", "adam", "adamw"], default="sgd")
     group.add_argument("--optim_wd", type=float, default=0.0, help="weight decay")
     group.add_argument("--optim_mom", type=float, default=0.0, help="momentum of sgd")
     group.add_argument("--optim_nesterov", type=true_or_false, default=False, help="Nesterov momentum of sgd")
-    group.add_argument("--clip_grad", type=float, help="largest gradient norm (default: no limit)")
+    group.add_argument("--clip_grad", type=positive_number, help="largest gradient norm (default: no limit)")
     group.add_argument("--lr_scheduler", choices=["cosine", "multistep"], help="learning rate over each task's epochs")
     group.add_argument(
         "--lr_milestones", type=int, nargs="+", default=[], help="epochs at which multistep lowers the rate"
@@ -121,7 +139,7 @@ def add_experiment_args(parser: ArgumentParser) -> None:
         "--validation", type=percentage, help="percent of each task's training data to evaluate on instead of test"
     )
     group.add_argument("--eval_epochs", type=positive, help="also evaluate every N epochs within a task")
-    group.add_argument("--seed", type=int, default=0, help="of every random number in the run")
+    group.add_argument("--seed", type=seed_number, default=0, help="of every random number in the run")
     group.add_argument(
         "--model_config",
         choices=["default", "base", "best"],
@@ -245,66 +263,112 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     return _resolve(parser, argv, config, chosen, resumed)
 
 
+def complete(args: Namespace) -> None:
+    """Give a namespace made by hand what it lacks: the values that parse_args would give for its model and dataset.
+
+    What it has stays, except None where there is a default. A namespace from parse_args is complete already.
+    """
+    if hasattr(args, "sources"):
+        return
+    chosen = {name: value for name in ("model", "dataset", "backbone") if (value := getattr(args, name, None))}
+    parser = framework_parser()
+    model_config = getattr(args, "model_config", "default")
+    layers = _layers(parser, chosen, model_config, getattr(args, "buffer_size", None), ("", {}))
+    values = vars(_merge(parser, layers, Namespace(), chosen))
+    for name in values.keys() - {"sources"}:
+        if getattr(args, name, None) is None:
+            setattr(args, name, values[name])
+
+
 def _resolve(
     parser: ArgumentParser, argv: Sequence[str], config: dict[str, Any], chosen: dict[str, Any], resumed: Path | None
 ) -> Namespace:
+    if "dataset" in chosen and "help" not in chosen:
+        from datasets import get_dataset_class
+
+        asked = normalise(str(chosen["dataset"]))
+        chosen["dataset"] = normalise(get_dataset_class(asked).resolve_name({**config, **chosen}))
+    # A resumed run goes on to the end unless it is told again where to stop.
+    left_out = {"dataset", "config", "resume", *(["stop_after"] if resumed else [])}
+    own = {key: value for key, value in config.items() if key not in left_out}
+    model_config = chosen.get("model_config", config.get("model_config", "default"))
+    last = (str(resumed or chosen.get("config", "")), own)
+    layers = _layers(parser, chosen, model_config, _peek(argv, config, "buffer_size"), last)
+    if "help" in chosen:
+        print(_help_text(parser))
+        raise SystemExit(0)
+    explicit = _parse_all(parser, argv)
+    if resumed:
+        changed = sorted(set(vars(explicit)) - set(OPERATIONAL))
+        if changed:
+            raise UsageError(
+                f"--{', --'.join(changed)}: a resumed run keeps its configuration; only {', '.join(OPERATIONAL[1:])} "
+                "may be given"
+            )
+    args = _merge(parser, layers, explicit, chosen)
+    if chosen["dataset"] != asked:
+        args.sources["dataset"] = "stand-in for absent data"
+    elif "dataset" in config and not hasattr(explicit, "dataset"):
+        args.sources["dataset"] = last[0]
+    needed = [action.dest for action in parser._actions if getattr(action, "needed", False)]
+    missing = [
+        f"--{name}" for name in (*needed, "backbone", "lr", "batch_size", "n_epochs") if getattr(args, name) is None
+    ]
+    if missing:
+        raise UsageError(f"{args.model} on {args.dataset} needs {', '.join(missing)}")
+    return args
+
+
+def _layers(
+    parser: ArgumentParser,
+    chosen: dict[str, Any],
+    model_config: str,
+    buffer_size: int | None,
+    last: tuple[str, dict[str, Any]],
+) -> list[tuple[str, dict[str, Any]]]:
+    """Add the options of what is chosen to the parser; returns the layers of values, from the weakest to `last`."""
     layers: list[tuple[str, dict[str, Any]]] = []
     if "dataset" in chosen:
         from datasets import get_dataset_class
 
-        options = {**config, **chosen}
         stream = get_dataset_class(str(chosen["dataset"]))
-        name = stream.NAME if "help" in chosen else stream.resolve_name(options)
-        chosen["dataset"] = normalise(name)
-        stream = get_dataset_class(name)
         stream.get_parser(parser)
-        layers.append(_config_layer(Path("configs/datasets") / f"{chosen['dataset']}.yaml"))
-    model_options = Namespace(**{"model_config": config.get("model_config", "default"), **chosen})
+        name = normalise(str(chosen["dataset"]))
+        layers = [(f"{name} stream", stream.OPTION_DEFAULTS), _config_layer(Path("configs/datasets") / f"{name}.yaml")]
     if "model" in chosen:
         from models import get_model_class
         from models.utils import load_model_config
 
         chosen["model"] = normalise(str(chosen["model"]))
         get_model_class(chosen["model"]).get_parser(parser)
-        path = f"configs/models/{chosen['model']}.yaml"
-        buffer_size = _peek(argv, config, "buffer_size")
-        layers.append((path, load_model_config(model_options, buffer_size)))
-    config_name = str(resumed) if resumed else str(chosen.get("config", ""))
-    layers.append(
-        (config_name, {key: value for key, value in config.items() if key not in ("dataset", "config", "resume")})
-    )
-
-    if "dataset" in chosen:
-        known = {action.dest for action in parser._actions}
-        layers.insert(
-            0, (f"{chosen['dataset']} stream", {k: v for k, v in stream.OPTION_DEFAULTS.items() if k in known})
-        )
-
-    backbone = chosen.get("backbone") or next((v["backbone"] for _, v in reversed(layers) if v.get("backbone")), None)
+        choice = Namespace(model=chosen["model"], dataset=chosen.get("dataset"), model_config=model_config)
+        layers.append((f"configs/models/{chosen['model']}.yaml", load_model_config(choice, buffer_size)))
+    layers.append(last)
+    names = [chosen.get("backbone"), *(content.get("backbone") for _, content in reversed(layers))]
+    backbone = next((normalise(str(name)) for name in names if name), None)
     if backbone:
         from backbone import get_backbone_parser
 
-        get_backbone_parser(str(backbone), parser)
-    if "help" in chosen:
-        print(_help_text(parser))
-        raise SystemExit(0)
+        get_backbone_parser(backbone, parser)
+    if "dataset" in chosen:
+        # Defaults for options that only some methods have.
+        known = {action.dest for action in parser._actions}
+        layers[0] = (layers[0][0], {name: value for name, value in layers[0][1].items() if name in known})
+    return [(layer, _for_backbone(content, backbone)) for layer, content in layers]
 
-    explicit = _parse_all(parser, argv)
-    if resumed:
-        changed = sorted(set(vars(explicit)) - set(OPERATIONAL))
-        if changed:
-            raise UsageError(
-                f"--{', --'.join(changed)}: a resumed run keeps its configuration; only {', '.join(OPERATIONAL[2:])} "
-                "may be given"
-            )
-    return _merge(parser, layers, explicit, chosen)
+
+def _for_backbone(content: dict[str, Any], backbone: str | None) -> dict[str, Any]:
+    """The values of a file; a block under the name of a backbone holds for that backbone only."""
+    blocks = {key for key, value in content.items() if isinstance(value, dict)} & set(_registry("backbone").names())
+    values = {key: value for key, value in content.items() if key not in blocks}
+    return {**values, **content[backbone]} if backbone in blocks else values
 
 
 def _merge(
     parser: ArgumentParser, layers: list[tuple[str, dict[str, Any]]], explicit: Namespace, chosen: dict[str, Any]
 ) -> Namespace:
     actions = {action.dest: action for action in parser._actions if action.dest != "help"}
-    values = {name: _converted(action, action.default, "default") for name, action in actions.items()}
+    values = {name: action.default for name, action in actions.items()}
     sources = dict.fromkeys(values, "default")
     for layer, content in layers:
         for key, value in content.items():
@@ -316,19 +380,13 @@ def _merge(
             values[dest], sources[dest] = _converted(actions[dest], value, layer), layer
     for key, value in vars(explicit).items():
         values[key], sources[key] = value, "command line"
-    if sources["dataset"] == "command line" and normalise(str(values["dataset"])) != chosen["dataset"]:
-        sources["dataset"] = "stand-in for absent data"
-    values |= {"model": chosen["model"], "dataset": chosen["dataset"]}
+    values |= {name: chosen[name] for name in ("model", "dataset") if name in chosen}
     values["backbone"] = normalise(str(values["backbone"])) if values["backbone"] else None
-    missing = [
-        f"--{name}" for name, action in actions.items() if getattr(action, "needed", False) and values[name] is None
-    ]
-    missing += [f"--{name}" for name in ("backbone", "lr", "batch_size", "n_epochs") if values[name] is None]
-    if missing:
-        raise UsageError(f"{values['model']} on {values['dataset']} needs {', '.join(missing)}")
     if values["debug_mode"]:
-        values["n_epochs"] = min(values["n_epochs"], 1)
-        values["base_epochs"] = None
+        values |= {"n_epochs": min(values["n_epochs"] or 0, 1), "base_epochs": None}
+        sources |= {"n_epochs": "debug_mode", "base_epochs": "debug_mode"}
+    if "minibatch_size" in values and values["minibatch_size"] is None:
+        values["minibatch_size"], sources["minibatch_size"] = values["batch_size"], "batch_size"
     return Namespace(**values, sources=sources)
 
 
@@ -366,25 +424,22 @@ def _raise_usage(message: str) -> None:
 
 def _converted(action: Action, value: Any, layer: str) -> Any:
     """A value from a file, checked and converted as the command line would."""
-    if value is None or layer == "default":
-        return value
+    many = action.nargs in ("*", "+")
+    if value is None and action.default is not None:
+        raise UsageError(f"{layer}: {action.dest} is empty; give it a value or leave the line out")
+    if value is None:
+        return None
+    if isinstance(value, dict) or (isinstance(value, list) and not many and action.type is not int_list):
+        raise UsageError(f"{layer}: {action.dest} takes a single value, not {value!r}")
+    items = value if many and isinstance(value, list) else [value]
+    kind: Any = action.type or str
     try:
-        if isinstance(value, list) and action.nargs in ("*", "+"):
-            result: Any = [_one(action, item) for item in value]
-        else:
-            result = _one(action, value)
+        converted = [kind(item if isinstance(item, list) else str(item)) for item in items]
     except (ValueError, TypeError, argparse.ArgumentTypeError) as error:
         raise UsageError(f"{layer}: {action.dest}: {value!r} does not fit ({error})") from error
-    for item in result if isinstance(result, list) else [result]:
-        if action.choices is not None and item not in action.choices:
-            raise UsageError(f"{layer}: {action.dest}: {value!r} is not one of {', '.join(map(str, action.choices))}")
-    return result
-
-
-def _one(action: Action, value: Any) -> Any:
-    if action.type is None or isinstance(value, list):
-        return value if action.type is None else action.type(value)  # type: ignore[operator]
-    return action.type(str(value))  # type: ignore[operator]
+    if action.choices is not None and not set(converted) <= set(action.choices):
+        raise UsageError(f"{layer}: {action.dest}: {value!r} is not one of {', '.join(map(str, action.choices))}")
+    return converted if many else converted[0]
 
 
 def _dest(parser: ArgumentParser, key: str) -> str:
@@ -410,7 +465,9 @@ def _peek(argv: Sequence[str], config: dict[str, Any], name: str) -> int | None:
 
 
 def _registry(what: str) -> Registry:
-    return Registry({"model": "models", "dataset": "datasets", "backbone": "backbone"}[what], what)
+    """The package's own registry once it is imported, which knows what others registered; else that of its files."""
+    package = {"model": "models", "dataset": "datasets", "backbone": "backbone"}[what]
+    return sys.modules[package].REGISTRY if package in sys.modules else Registry(package, what)
 
 
 def _config_layer(path: Path) -> tuple[str, dict[str, Any]]:

@@ -203,10 +203,12 @@ class Buffer(nn.Module):
             )
         stored.copy_(values.detach())
 
-    def to(self, device: Any, *args: Any, **kwargs: Any) -> Buffer:  # type: ignore[override]
-        """Move the content and keep later content there."""
-        self.device = torch.device(device)
-        return super().to(self.device)
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Buffer:
+        """Moving the buffer, or a module it is part of, moves where later content goes; dtypes stay as they came."""
+        self.device = fn(torch.empty(0, device=self.device)).device
+        for name, tensor in self._tensors().items():
+            setattr(self, name, tensor.to(self.device))
+        return self
 
     def get_extra_state(self) -> dict[str, Any]:
         return {

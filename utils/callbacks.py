@@ -132,7 +132,7 @@ class KeepWeights(Callback):
 
     def __init__(self, args: Namespace, run: Run) -> None:
         self.every_task = args.savecheck == "task"
-        self.folder = Path(args.checkpoint_path) if args.checkpoint_path else run.path / "checkpoints"
+        self.folder = Path(args.checkpoint_path) / run.path.name if args.checkpoint_path else run.path / "checkpoints"
 
     def on_task_end(self, loop: Loop) -> None:
         if self.every_task:

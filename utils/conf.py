@@ -81,6 +81,8 @@ def get_device(args: Namespace | None = None) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise UsageError(f"--device {name}: not a torch device; try cpu, cuda or cuda:0") from error
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError(f"--device {name}: runs take place on cpu or cuda")
     if device.type == "cuda":
         seen = torch.cuda.device_count()
         if (device.index or 0) >= seen:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from utils import metrics
+from utils.conf import derive_seed, get_rng_state, set_random_seed, set_rng_state
 from utils.errors import DataError, TrainingError
 
 if TYPE_CHECKING:
@@ -44,9 +45,13 @@ def predict(model: ContinualModel, dataset: ContinualDataset, task: int) -> Pred
     was_training = {module: module.training for module in model.modules()}
     model.eval()
     outputs, truth = [], []
+    # A model that samples at test time must not take from the generators of training.
+    state = get_rng_state()
+    set_random_seed(derive_seed(getattr(dataset.args, "seed", 0), "evaluate", dataset.current_task, task))
     for inputs, labels, *_ in dataset.test_loader(task):
         outputs.append(model(inputs).float().reshape(len(labels), -1).cpu())
         truth.append(labels.cpu())
+    set_rng_state(state)
     for module, mode in was_training.items():
         module.training = mode
     if not outputs:

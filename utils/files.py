@@ -60,8 +60,13 @@ def append_line(path: str | Path, line: str) -> None:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "ab") as file:
+        with open(path, "a+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
+            size = file.seek(0, os.SEEK_END)
+            if size:
+                # A line that a full disk or a kill cut short must not swallow this one.
+                file.seek(size - 1)
+                line = line if file.read(1) == b"\n" else "\n" + line
             file.write(line.encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
@@ -73,6 +78,8 @@ def append_line(path: str | Path, line: str) -> None:
 def exclusive_lock(path: str | Path, busy_message: str) -> Iterator[None]:
     """Hold a lock file for the duration of the block; the system releases it even after kill -9.
 
+    A record lock belongs to the process alone: loading processes that outlive it for a moment do not hold on to it.
+
     Raises:
         StorageError: another process holds it, or the file cannot be made.
     """
@@ -82,7 +89,7 @@ def exclusive_lock(path: str | Path, busy_message: str) -> Iterator[None]:
         raise StorageError(f"cannot write {path}: {error}") from error
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
             raise StorageError(busy_message) from error
         yield

@@ -9,6 +9,7 @@ from typing import Any
 
 from utils.args import as_dict
 from utils.files import append_line
+from utils.metrics import nan_mean
 from utils.results import Results
 
 
@@ -29,8 +30,8 @@ def write_logs(args: Namespace, results: Results) -> list[Path]:
     for setting, metric in settings.items():
         line: dict[str, Any] = {}
         for t, row in enumerate(results.matrices.get(metric, [])):
-            seen = [value for value in row[: results.n_tasks if args.joint else t + 1] if not math.isnan(value)]
-            line[f"accmean_task{t + 1}"] = sum(seen) / len(seen) if seen else None
+            seen = row[: results.n_tasks if args.joint else t + 1]
+            line[f"accmean_task{t + 1}"] = nan_mean(seen)
             line |= {f"accuracy_{k + 1}_task{t + 1}": value for k, value in enumerate(seen)}
         if results.is_score and results.sessions:
             line |= {key: value for key, value in results.summary().items() if isinstance(value, float)}

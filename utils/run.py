@@ -66,7 +66,11 @@ class Run:
                 raise UsageError(f"--run_dir {path} holds a run already; continue it with --resume, or name another")
         else:
             stamp = time.strftime("%Y%m%d-%H%M%S")
-            path = Path(args.base_path) / "runs" / args.dataset / args.model / f"{stamp}-seed{args.seed}-{os.getpid()}"
+            folder = Path(args.base_path) / "runs" / args.dataset / args.model
+            names = (
+                f"{stamp}-seed{args.seed}-{os.getpid()}{suffix}" for suffix in ("", *(f"-{i}" for i in range(2, 999)))
+            )
+            path = next(folder / name for name in names if not (folder / name).exists())
         try:
             path.mkdir(parents=True, exist_ok=bool(args.run_dir))
         except OSError as error:
@@ -94,6 +98,8 @@ class Run:
     def locked(self) -> Iterator[None]:
         """Keep other processes from running in this folder."""
         with exclusive_lock(self.path / ".lock", f"another process is running in {self.path}"):
+            for leftover in self.path.rglob(".*.part"):
+                leftover.unlink()
             yield
 
     def record(self, **values: Any) -> None:
@@ -115,15 +121,15 @@ class Run:
         header = ",".join(results.dataset.names)
         for name in results.matrices:
             rows = [",".join("" if math.isnan(v) else repr(v) for v in row) for row in results.matrices[name]]
-            text = "\n".join([f"session,{header}", *(f"{i + 1},{row}" for i, row in enumerate(rows))]) + "\n"
+            text = "\n".join([f"session,{header}", *(f"{i},{row}" for i, row in enumerate(rows))]) + "\n"
             write_text(self.path / f"R_{name}.csv", text)
-        arrays = {
+        arrays: dict[str, Any] = {
             "outputs": np.concatenate([part.outputs for part in predictions]),
             "truth": np.concatenate([part.truth for part in predictions]),
             "task": np.concatenate([np.full(len(part.truth), part.task) for part in predictions]),
         }
         target = self.path / "predictions" / f"session-{results.dataset.current_task}.npz"
-        write_atomically(target, lambda file: np.savez_compressed(file, allow_pickle=False, **arrays))
+        write_atomically(target, lambda file: np.savez_compressed(file, **arrays))
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         write_text(self.path / "summary.json", _json(summary))

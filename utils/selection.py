@@ -80,13 +80,16 @@ def class_balanced(request: Request) -> Tensor:
 
 
 def ordered_uniform_slots(request: Request) -> Tensor:
-    """Keep the samples whose labels cover the seen range most evenly (`ordered_uniform` over stored and new ones)."""
+    """Keep `ordered_uniform` of the stored and the new samples together.
+
+    Meant for offering a session's samples at once: offered batch by batch, early samples lose at every batch.
+    """
     labels = _labels(request)
     return _slots_of(ordered_uniform(labels, min(request.capacity, len(labels))), request)
 
 
 def herding_slots(request: Request) -> Tensor:
-    """Keep the samples whose running mean stays nearest to the mean of all (`herding`, on the examples themselves)."""
+    """Keep `herding` of the stored and the new examples together; as for ordered-uniform, offer a session at once."""
     examples = request.examples()
     return _slots_of(
         herding(

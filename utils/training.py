@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from utils.checkpoints import load_checkpoint, module_modes, save_checkpoint, set_module_modes
 from utils.conf import get_rng_state, set_rng_state
-from utils.errors import StorageError
+from utils.errors import DataError, StorageError
 from utils.results import Results
 from utils.run import Run
 
@@ -40,11 +40,13 @@ class Loop:
         self.pass_number = 0
         self.loss_sum, self.n_losses = 0.0, 0
         self.seconds_before, self.began = 0.0, time.monotonic()
+        self.save_is_proven = False
 
     def train(self) -> Results:
         """Run to the end, or to `--stop_after`."""
         if not self.started:
-            self.results.measure_untrained(self.model)
+            if not self.args.loadcheck:
+                self.results.measure_untrained(self.model)
             self.started = True
         self.emit("train_begin")
         while self.task < min(self.args.stop_after or self.dataset.N_TASKS, self.dataset.N_TASKS):
@@ -58,8 +60,12 @@ class Loop:
 
     def enter_task(self) -> None:
         self.dataset.get_data_loaders()
-        self.model.meta_begin_task(self.dataset)
-        self.scheduler = self.dataset.get_scheduler(self.model, self.args)
+        if self.is_skipped:
+            # The weights know this task already: the method's hooks would store and project its samples again.
+            self.model.current_task = self.task
+        else:
+            self.model.meta_begin_task(self.dataset)
+            self.scheduler = self.dataset.get_scheduler(self.model, self.args)
         self.epoch, self.in_task = 0, True
         self.emit("task_begin")
 
@@ -81,6 +87,8 @@ class Loop:
             loss = model.meta_observe(*batch, epoch=self.epoch)
             self.loss_sum, self.n_losses, self.batch = self.loss_sum + loss, self.n_losses + 1, number + 1
             self.emit("batch_end", loss=loss)
+        if not self.n_losses:
+            raise DataError(f"no training sample of {self.dataset.names[self.task]} could be read")
         model.meta_end_epoch(self.epoch, self.dataset)
         if self.scheduler is not None:
             self.scheduler.step()
@@ -90,10 +98,10 @@ class Loop:
         self.emit("epoch_end", loss=loss)
 
     def leave_task(self) -> None:
-        self.model.meta_end_task(self.dataset)
-        if self.task < self.args.start_from:
+        if self.is_skipped:
             self.results.skip_session()
         else:
+            self.model.meta_end_task(self.dataset)
             predictions = self.results.measure_session(self.model)
             self.run.write_session(self.results, predictions)
             self.run.record(event="session", **self.results.sessions[-1])
@@ -102,7 +110,12 @@ class Loop:
 
     @property
     def n_epochs(self) -> int:
-        return 0 if self.task < self.args.start_from else self.dataset.get_epochs()
+        return 0 if self.is_skipped else self.dataset.get_epochs()
+
+    @property
+    def is_skipped(self) -> bool:
+        """Whether `--start_from` leaves the task out."""
+        return self.task < self.args.start_from
 
     @property
     def n_batches(self) -> int | None:
@@ -126,8 +139,9 @@ class Loop:
     def save(self) -> None:
         """Write the checkpoint that `--resume` reads."""
         loader, opt = self.dataset.train_loader, self.model._opt
+        path = self.run.path / "checkpoint.pt"
         save_checkpoint(
-            self.run.path / "checkpoint.pt",
+            path,
             {
                 "position": {name: getattr(self, name) for name in self._POSITION},
                 "passes": loader.passes if loader is not None else 0,
@@ -142,6 +156,10 @@ class Loop:
                 "rng": get_rng_state(),
             },
         )
+        if not self.save_is_proven:
+            # A method may keep state that can be written but not read back; better to hear of it now than at a resume.
+            load_checkpoint(path)
+            self.save_is_proven = True
 
     def restore(self) -> None:
         """Go to where the checkpoint was written; to the beginning if the run was stopped before the first one.

@@ -15,7 +15,7 @@ from datasets.utils.continual_dataset import ContinualDataset, Samples
 from datasets.utils.scenarios import Split
 from utils.args import int_list, positive, true_or_false
 from utils.conf import derive_seed
-from utils.errors import UsageError
+from utils.errors import DataError, UsageError
 
 
 class ClassDataset(ContinualDataset):
@@ -63,6 +63,11 @@ class ClassDataset(ContinualDataset):
         return parser
 
     def make_split(self, samples: Samples) -> Split:
+        for part, targets in (("training", samples.train_targets), ("test", samples.test_targets)):
+            absent = sorted({*range(self.N_CLASSES)} - {*np.unique(targets).tolist()})
+            if absent:
+                names = ", ".join(samples.names[label] if samples.names else str(label) for label in absent)
+                raise DataError(f"{self.NAME}: no {part} sample of class {names}; check that the data is complete")
         train_labels = self._arrival[samples.train_targets]
         train = scenarios.class_incremental(train_labels, self.classes_per_task)
         limit = getattr(self.args, "max_samples_per_class", None)

@@ -97,7 +97,12 @@ class ContinualDataset:
 
         Args:
             options: data_source, data_root and base_path, where given.
+
+        Raises:
+            UsageError: a stand-in is asked for and there is none.
         """
+        if options.get("data_source") == "mini":
+            raise UsageError(f"--data_source mini: {cls.NAME} has no stand-in, it is always the real data")
         return cls.NAME
 
     @classmethod

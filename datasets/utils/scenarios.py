@@ -207,7 +207,7 @@ def task_order(
 
     Args:
         order: "ascending", "descending" or "random" (drawn from `seed`).
-        custom: explicit list of task numbers counted from 1, as in `--custom_task_order 3 1 2`; overrides `order`.
+        custom: explicit list of task numbers counted from 1, as in `--custom_task_order 3,1,2`; overrides `order`.
         base: the first task is a base session; it stays first and is not counted in `custom`.
 
     Raises:

@@ -123,6 +123,12 @@ class ScoreDataset(ContinualDataset):
             raise UsageError(f"--tasks_by group: {self.NAME} has no groups; use --tasks_by grade")
         if self.fewshot:
             raise UsageError("--tasks_by group has no base session; use --fewshot False")
+        if getattr(args, "protocol", "default") == "official":
+            raise UsageError("--protocol official cuts grades; use it with --tasks_by grade")
+        if getattr(args, "n_tasks", None) not in (None, self.n_groups(args)):
+            raise UsageError(
+                f"--tasks_by group makes {self.n_groups(args)} tasks here, one a group; leave out --n_tasks"
+            )
 
     def make_split(self, samples: Samples) -> Split:
         if self.tasks_by == "group":

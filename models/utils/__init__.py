@@ -45,7 +45,7 @@ def load_model_config(args: Namespace, buffer_size: int | None = None) -> dict[s
     blocks = {name if name == "default" else normalise(str(name)): block or {} for name, block in content.items()}
     values = dict(blocks.get("default", {}))
     if best:
-        stream = normalise(args.dataset)
+        stream = normalise(getattr(args, "dataset", None) or "")
         if stream not in blocks:
             tuned = ", ".join(name for name in blocks if name != "default") or "none"
             raise UsageError(f"{path.relative_to(ROOT)} has no best values for {stream}; streams with some: {tuned}")

@@ -15,7 +15,7 @@ from datasets.utils.augment import Transform
 from datasets.utils.continual_dataset import ContinualDataset
 from utils.buffer import Buffer
 from utils.conf import derive_seed, get_device
-from utils.errors import TrainingError
+from utils.errors import TrainingError, UsageError
 
 OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
@@ -76,9 +76,7 @@ class ContinualModel(nn.Module):
 
     # What a method implements
 
-    def observe(
-        self, inputs: Tensor, labels: Tensor, not_aug_inputs: Tensor, epoch: int | None = None, **extras: Tensor
-    ) -> float:
+    def observe(self, inputs: Tensor, labels: Tensor, not_aug_inputs: Tensor, epoch: int | None = None) -> float:
         """Learn from a batch.
 
         Args:
@@ -126,7 +124,10 @@ class ContinualModel(nn.Module):
         name = self._option("optimizer", "sgd")
         if name == "sgd":
             options |= {"momentum": self._option("optim_mom", 0.0), "nesterov": self._option("optim_nesterov", False)}
-        return OPTIMIZERS[name](params, **options)
+        try:
+            return OPTIMIZERS[name](params, **options)
+        except ValueError as error:
+            raise UsageError(f"--optimizer {name}: {error}") from error
 
     @property
     def opt(self) -> Any:
