@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -158,12 +159,12 @@ def _read_tree(root: Path) -> tuple[list[str], list[np.ndarray], np.ndarray, lis
                     missing.append(f"jigsaws: {path} is missing")
                 continue
             try:
-                lines = [line.split() for line in path.read_text().splitlines() if line.strip()]
-                recording = np.asarray(lines, dtype=np.float64)
+                with warnings.catch_warnings(action="ignore"):  # numpy warns of an empty file, reported below
+                    recording = np.loadtxt(path, ndmin=2)
             except (OSError, ValueError) as error:
-                missing.append(f"jigsaws: cannot read {path}: {error}")
+                missing.append(f"jigsaws: {path}: {error}")
                 continue
-            if recording.ndim != 2 or recording.shape[1] != N_CHANNELS or not np.isfinite(recording).all():
+            if recording.shape[1:] != (N_CHANNELS,) or not np.isfinite(recording).all():
                 missing.append(f"jigsaws: {path}: {recording.shape} is not rows of {N_CHANNELS} finite numbers")
                 continue
             trials.append(trial)

@@ -72,7 +72,9 @@ def configured(*words: str) -> Namespace:
 
 
 def stream(root: Path, *words: str) -> ScoreDataset:
-    options = ["--data_root", str(root), "--clip_frames", "4", "--n_tasks", "2", "--fewshot", "0", "--batch_size", "3"]
+    options = ["--data_root", str(root), "--clip_frames", "4", "--fewshot", "0", "--batch_size", "3"]
+    if "group" not in words:
+        options += ["--n_tasks", "2"]
     dataset = get_dataset(configured(*options, *words))
     assert dataset.NAME == "aqa7"
     return dataset

@@ -410,7 +410,9 @@ def test_predictions_at_test_time_are_deterministic(head):
 def test_predictions_are_sampled_at_test_time_on_request():
     model, dataset = build("--score_head", "gaussian", "--sample_scores", "always")
     session(model, dataset)
-    assert not np.array_equal(predict(model, dataset, 0).outputs, predict(model, dataset, 0).outputs)
+    sampled = predict(model, dataset, 0).outputs
+    model.net.classifier.sample = "train"
+    assert not np.array_equal(sampled, predict(model, dataset, 0).outputs)
 
 
 def test_predictions_do_not_use_the_projector():
