@@ -167,6 +167,7 @@ class AQA7Mini(ScoreDataset):
     """
 
     NAME = "aqa7-mini"
+    IS_STAND_IN = True
     N_TASKS = 5
     SCORE_RANGE = SPORTS["diving"]
     OFFICIAL_STRIDE = "exact"

@@ -177,6 +177,15 @@ def test_stored_configuration_names_origins_and_repeats_the_run(launch):
     assert again.metrics == first.metrics
 
 
+def test_data_source_is_stored_as_what_was_found(tmp_path):
+    words = ["--model", "sgd", "--dataset", "aqa7", "--base_path", str(tmp_path)]
+    mini = parse_args(words)
+    assert (mini.dataset, mini.data_source) == ("aqa7-mini", "mini")
+    (tmp_path / "AQA-7" / "Split_4").mkdir(parents=True)
+    full = parse_args(words)
+    assert (full.dataset, full.data_source) == ("aqa7", "full")
+
+
 def test_options_of_one_backbone_do_not_hinder_another():
     args = parse_args(["--model", "sgd", "--dataset", "aqa7-mini", "--backbone", "mlp"])
     assert (args.width, args.sources["width"]) == (100, "default")

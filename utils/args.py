@@ -271,6 +271,10 @@ def complete(args: Namespace) -> None:
     if hasattr(args, "sources"):
         return
     chosen = {name: value for name in ("model", "dataset", "backbone") if (value := getattr(args, name, None))}
+    if "dataset" in chosen:
+        from datasets import get_dataset_class
+
+        args.dataset = chosen["dataset"] = get_dataset_class(chosen["dataset"]).resolve_name(vars(args))
     parser = framework_parser()
     model_config = getattr(args, "model_config", "default")
     layers = _layers(parser, chosen, model_config, getattr(args, "buffer_size", None), ("", {}))
@@ -306,6 +310,10 @@ def _resolve(
                 "may be given"
             )
     args = _merge(parser, layers, explicit, chosen)
+    if args.data_source == "auto":
+        # What was found, so that repeating the run elsewhere never takes something else instead.
+        args.data_source = "mini" if get_dataset_class(chosen["dataset"]).IS_STAND_IN else "full"
+        args.sources["data_source"] = "what was found"
     if chosen["dataset"] != asked:
         args.sources["dataset"] = "stand-in for absent data"
     elif "dataset" in config and not hasattr(explicit, "dataset"):

@@ -58,6 +58,7 @@ class ContinualDataset:
         N_TASKS: number of tasks; N_CLASSES: outputs of the head (1 for scores);
         N_CLASSES_PER_TASK: number, or list with one number per task.
         OPTION_DEFAULTS: the stream's defaults for options that only some methods have, e.g. buffer_scope.
+        IS_STAND_IN: whether it only replaces absent data and is none of the field's.
         current_task: index of the current task, -1 before the first.
         train_loader: of the current task.
         names: one word per task, for tables.
@@ -73,6 +74,7 @@ class ContinualDataset:
     N_CLASSES: int
     N_CLASSES_PER_TASK: int | list[int]
     OPTION_DEFAULTS: dict[str, Any] = {}
+    IS_STAND_IN = False
 
     def __init__(self, args: Namespace) -> None:
         self.args = args
