@@ -12,6 +12,7 @@ import argparse
 import json
 import sys
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from utils.args import OPERATIONAL
 from utils.run import Run
 
+Key = tuple[tuple[str, str], ...]
 FIGURES = {
     True: ("srcc_pooled", "srcc_mean", "srcc_forgetting", "mae"),
     False: ("class_il_mean", "task_il_mean", "class_il_forgetting"),
@@ -30,7 +32,7 @@ FIGURES = {
 SAME_RESULT = {"seed", "savecheck", "run_dir", *OPERATIONAL}
 
 
-def read(folders: list[Path]) -> dict[tuple[tuple[str, str], ...], list[dict[str, Any]]]:
+def read(folders: list[Path]) -> dict[Key, list[dict[str, Any]]]:
     """Summaries of the finished runs below some folders, by configuration without the seed."""
     groups = defaultdict(list)
     for path in sorted(path.parent for folder in folders for path in folder.rglob("config.yaml")):
@@ -43,7 +45,7 @@ def read(folders: list[Path]) -> dict[tuple[tuple[str, str], ...], list[dict[str
     return groups
 
 
-def what_differs(key: tuple[tuple[str, str], ...], keys: list[tuple[tuple[str, str], ...]]) -> str:
+def what_differs(key: Key, keys: list[Key]) -> str:
     """The settings of a row that not every row of the same method and stream shares."""
     mine = dict(key)
     peers = [dict(k) for k in keys if all(dict(k)[name] == mine[name] for name in ("model", "dataset"))]
@@ -60,8 +62,16 @@ def main() -> int:
     if not groups:
         print("error: no finished run there", file=sys.stderr)
         return 3
-    names = args.figures or FIGURES["srcc_pooled" in next(iter(groups.values()))[0]]
-    print(f"| method | stream | seeds | {' | '.join(names)} |\n|{'---|' * (3 + len(names))}")
+    for is_score, names in FIGURES.items():
+        rows = {key: runs for key, runs in groups.items() if ("srcc_pooled" in runs[0]) == is_score}
+        if rows:
+            print(f"{table(rows, args.figures or names)}\n")
+    return 0
+
+
+def table(groups: dict[Key, list[dict[str, Any]]], names: Sequence[str]) -> str:
+    """One row for each configuration."""
+    lines = [f"| method | stream | seeds | {' | '.join(names)} |", f"|{'---|' * (3 + len(names))}"]
     for key, runs in groups.items():
         cells = []
         for name in names:
@@ -73,8 +83,8 @@ def main() -> int:
         title = dict(key)["model"] + (f" ({differs})" if differs else "")
         seeds = len({run["seed"] for run in runs})
         repeated = f" ({len(runs)} runs)" if len(runs) != seeds else ""
-        print(f"| {title} | {runs[0]['dataset']} | {seeds}{repeated} | {' | '.join(cells)} |")
-    return 0
+        lines.append(f"| {title} | {runs[0]['dataset']} | {seeds}{repeated} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,40 @@
+"""Locks that outlive nothing but their process."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from utils.errors import StorageError
+from utils.files import exclusive_lock
+from utils.registry import ROOT
+
+HOLDER = """
+import os, sys, time
+from utils.files import exclusive_lock
+with exclusive_lock(sys.argv[1], "busy"):
+    child = os.fork()
+    if child == 0:
+        time.sleep(30)
+        os._exit(0)
+    print(child, flush=True)
+    sys.stdin.readline()
+    os._exit(0)
+"""
+
+
+def test_lock_is_free_as_soon_as_its_process_is_dead_although_a_loading_process_lives_on(tmp_path):
+    path = tmp_path / "lock"
+    words = [sys.executable, "-c", HOLDER, str(path)]
+    holder = subprocess.Popen(words, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    child = int(holder.stdout.readline())
+    with pytest.raises(StorageError, match="busy"), exclusive_lock(path, "busy"):
+        pass
+    holder.kill()
+    holder.wait()
+    with exclusive_lock(path, "busy"):
+        pass
+    subprocess.run(["kill", str(child)], check=True)
