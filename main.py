@@ -12,11 +12,15 @@ from typing import TYPE_CHECKING
 # Before torch is imported: threads that spin while they wait make training ten times slower on a shared machine.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from utils.args import as_dict, parse_args
+from utils.args import parse_args
+from utils.config import as_dict
 from utils.errors import Interrupted, RunError
 
 if TYPE_CHECKING:
+    from models.utils.continual_model import ContinualModel
+    from utils.callbacks import Callback
     from utils.run import Run
+    from utils.training import Loop
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,32 +60,60 @@ def execute(args: Namespace) -> None:
 
 def train(args: Namespace, run: Run) -> str:
     """Train and report; returns "finished", or "stopped" after --stop_after."""
-    from backbone import count_parameters, get_backbone
+    from backbone import get_backbone
     from datasets import get_dataset
     from models import get_model
-    from utils.buffer import Buffer
-    from utils.callbacks import Callback, Checkpoints, EvaluateEpochs, KeepWeights, Progress, WandB
-    from utils.checkpoints import load_weights
-    from utils.conf import derive_seed, set_deterministic, set_random_seed
+    from utils.callbacks import Checkpoints
+    from utils.conf import set_deterministic, set_random_seed
     from utils.loggers import write_logs
-    from utils.tables import split_table, summary_table, task_matrix
+    from utils.tables import split_table
     from utils.training import Loop
 
     set_deterministic()
     set_random_seed(args.seed)
     dataset = get_dataset(args)
     model = get_model(args, get_backbone(args), dataset.get_loss(), dataset.get_transform(), dataset)
-    if args.loadcheck and not args.resume:
-        load_weights(model, Path(args.loadcheck))
-        for i, part in enumerate(part for part in model.modules() if isinstance(part, Buffer)):
-            # The file brings the content; the draws from it belong to this run's seed.
-            part.generator.manual_seed(derive_seed(args.seed, "loaded buffer", i))
+    if args.loadcheck and not run.has_checkpoint:
+        load_start(model, args)
     print(f"run: {run.path}\n{getattr(dataset, 'NOTICE', '')}".rstrip())
     if len(args.gpus) > 1:
         print(f"one run uses one GPU: this one takes {model.device}, the others stay free for other runs")
     print(f"\n{split_table(dataset)}\n")
 
     checkpoints = Checkpoints(args.checkpoint_every)
+    try:
+        # Checkpoints come last, so that what the others record is in them.
+        loop = Loop(model, dataset, args, run, [*optional_callbacks(args, run), checkpoints])
+        if args.resume:
+            loop.restore()
+        if not loop.started:
+            run.record(event="split", dataset=dataset.NAME, setting=dataset.SETTING, tasks=dataset.describe())
+        loop.train()
+    finally:
+        checkpoints.close()
+    report(loop)
+    if loop.task < dataset.N_TASKS:
+        return "stopped"
+    run.record(event="summary", **loop.results.summary())
+    write_logs(args, loop.results)
+    return "finished"
+
+
+def load_start(model: ContinualModel, args: Namespace) -> None:
+    """Take weights and buffers from `--loadcheck`; the draws from the buffers stay those of this run's seed."""
+    from utils.buffer import Buffer
+    from utils.checkpoints import load_weights
+    from utils.conf import derive_seed
+
+    load_weights(model, Path(args.loadcheck))
+    for i, part in enumerate(part for part in model.modules() if isinstance(part, Buffer)):
+        part.generator.manual_seed(derive_seed(args.seed, "loaded buffer", i))
+
+
+def optional_callbacks(args: Namespace, run: Run) -> list[Callback]:
+    """What the flags ask for beside training itself."""
+    from utils.callbacks import EvaluateEpochs, KeepWeights, Progress, WandB
+
     callbacks: list[Callback] = [Progress(args.non_verbose)]
     if args.eval_epochs:
         callbacks.append(EvaluateEpochs(args.eval_epochs))
@@ -92,18 +124,16 @@ def train(args: Namespace, run: Run) -> str:
             callbacks.append(WandB(args, run, as_dict(args)))
         except Exception as error:
             print(f"wandb is left out, it did not start: {error}", file=sys.stderr)
-    # Last, so that what the others record is in the checkpoint.
-    callbacks.append(checkpoints)
-    loop = Loop(model, dataset, args, run, callbacks)
-    try:
-        if args.resume:
-            loop.restore()
-        if not loop.started:
-            run.record(event="split", dataset=dataset.NAME, setting=dataset.SETTING, tasks=dataset.describe())
-        results = loop.train()
-    finally:
-        checkpoints.close()
+    return callbacks
 
+
+def report(loop: Loop) -> None:
+    """Write summary.json and print the tables."""
+    from backbone import count_parameters
+    from utils.buffer import Buffer
+    from utils.tables import summary_table, task_matrix
+
+    args, dataset, results = loop.args, loop.dataset, loop.results
     summary = {
         "dataset": dataset.NAME,
         "model": args.model,
@@ -114,19 +144,16 @@ def train(args: Namespace, run: Run) -> str:
         "skipped_samples": len(dataset.skipped),
         "skipped": dataset.skipped,
         "seconds": loop.seconds,
-        "parameters": count_parameters(model.net),
-        "buffer_bytes": sum(part.n_bytes for part in model.modules() if isinstance(part, Buffer)),
+        "parameters": count_parameters(loop.model.net),
+        "buffer_bytes": sum(part.n_bytes for part in loop.model.modules() if isinstance(part, Buffer)),
     }
-    run.write_summary(summary)
+    loop.run.write_summary(summary)
     print(f"\n{args.model} on {dataset.NAME} ({dataset.SETTING}), evaluated on {summary['evaluated_on']} samples\n")
     print(f"{task_matrix(results)}\n\n{summary_table(results)}\n")
     if dataset.skipped:
-        print(f"{len(dataset.skipped)} samples could not be read and were left out, see {run.path / 'summary.json'}")
-    if loop.task < dataset.N_TASKS:
-        return "stopped"
-    run.record(event="summary", **results.summary())
-    write_logs(args, results)
-    return "finished"
+        print(
+            f"{len(dataset.skipped)} samples could not be read and were left out, see {loop.run.path / 'summary.json'}"
+        )
 
 
 if __name__ == "__main__":

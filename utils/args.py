@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-from argparse import Action, ArgumentParser, Namespace
-from collections.abc import Iterable, Sequence
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from utils.config import config_layer, for_backbone, merge, read_yaml
 from utils.errors import UsageError
-from utils.registry import ROOT, Registry, nearest, normalise, unknown_name_message
+from utils.registry import Registry, nearest, normalise, unknown_name_message
 
 # Values that say how or where a run is executed, not what it computes: a resumed run may change them.
 OPERATIONAL = (
@@ -250,7 +249,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
         resumed = Path(first.resume) / "config.yaml"
         if hasattr(first, "config"):
             raise UsageError("--resume takes the configuration of the run; leave out --config")
-    config = _read_yaml(resumed or Path(first.config)) if resumed or hasattr(first, "config") else {}
+    config = read_yaml(resumed or Path(first.config)) if resumed or hasattr(first, "config") else {}
     chosen = {**{k: v for k, v in config.items() if k in ("model", "dataset", "backbone")}, **vars(first)}
     if "help" in chosen and not ("model" in chosen or "dataset" in chosen):
         print(_help_text(parser))
@@ -278,7 +277,7 @@ def complete(args: Namespace) -> None:
     parser = framework_parser()
     model_config = getattr(args, "model_config", "default")
     layers = _layers(parser, chosen, model_config, getattr(args, "buffer_size", None), ("", {}))
-    values = vars(_merge(parser, layers, Namespace(), chosen))
+    values = vars(merge(parser, layers, Namespace(), chosen))
     for name in values.keys() - {"sources"}:
         if getattr(args, name, None) is None:
             setattr(args, name, values[name])
@@ -309,7 +308,7 @@ def _resolve(
                 f"--{', --'.join(changed)}: a resumed run keeps its configuration; only {', '.join(OPERATIONAL[1:])} "
                 "may be given"
             )
-    args = _merge(parser, layers, explicit, chosen)
+    args = merge(parser, layers, explicit, chosen)
     if args.data_source == "auto":
         # What was found, so that repeating the run elsewhere never takes something else instead.
         args.data_source = "mini" if get_dataset_class(chosen["dataset"]).IS_STAND_IN else "full"
@@ -342,7 +341,7 @@ def _layers(
         stream = get_dataset_class(str(chosen["dataset"]))
         stream.get_parser(parser)
         name = normalise(str(chosen["dataset"]))
-        layers = [(f"{name} stream", stream.OPTION_DEFAULTS), _config_layer(Path("configs/datasets") / f"{name}.yaml")]
+        layers = [(f"{name} stream", stream.OPTION_DEFAULTS), config_layer(Path("configs/datasets") / f"{name}.yaml")]
     if "model" in chosen:
         from models import get_model_class
         from models.utils import load_model_config
@@ -362,40 +361,7 @@ def _layers(
         # Defaults for options that only some methods have.
         known = {action.dest for action in parser._actions}
         layers[0] = (layers[0][0], {name: value for name, value in layers[0][1].items() if name in known})
-    return [(layer, _for_backbone(content, backbone)) for layer, content in layers]
-
-
-def _for_backbone(content: dict[str, Any], backbone: str | None) -> dict[str, Any]:
-    """The values of a file; a block under the name of a backbone holds for that backbone only."""
-    blocks = {key for key, value in content.items() if isinstance(value, dict)} & set(_registry("backbone").names())
-    values = {key: value for key, value in content.items() if key not in blocks}
-    return {**values, **content[backbone]} if backbone in blocks else values
-
-
-def _merge(
-    parser: ArgumentParser, layers: list[tuple[str, dict[str, Any]]], explicit: Namespace, chosen: dict[str, Any]
-) -> Namespace:
-    actions = {action.dest: action for action in parser._actions if action.dest != "help"}
-    values = {name: action.default for name, action in actions.items()}
-    sources = dict.fromkeys(values, "default")
-    for layer, content in layers:
-        for key, value in content.items():
-            dest = _dest(parser, key)
-            if dest not in actions:
-                close = nearest(key, actions)
-                hint = f"did you mean {', '.join(close)}?" if close else "see --help for the names"
-                raise UsageError(f"{layer}: unknown key '{key}' for this model, dataset and backbone; {hint}")
-            values[dest], sources[dest] = _converted(actions[dest], value, layer), layer
-    for key, value in vars(explicit).items():
-        values[key], sources[key] = value, "command line"
-    values |= {name: chosen[name] for name in ("model", "dataset") if name in chosen}
-    values["backbone"] = normalise(str(values["backbone"])) if values["backbone"] else None
-    if values["debug_mode"]:
-        values |= {"n_epochs": min(values["n_epochs"] or 0, 1), "base_epochs": None}
-        sources |= {"n_epochs": "debug_mode", "base_epochs": "debug_mode"}
-    if "minibatch_size" in values and values["minibatch_size"] is None:
-        values["minibatch_size"], sources["minibatch_size"] = values["batch_size"], "batch_size"
-    return Namespace(**values, sources=sources)
+    return [(layer, for_backbone(content, backbone)) for layer, content in layers]
 
 
 def _parse_known(parser: ArgumentParser, argv: Sequence[str]) -> tuple[Namespace, list[str]]:
@@ -430,33 +396,6 @@ def _raise_usage(message: str) -> None:
     raise UsageError(message)
 
 
-def _converted(action: Action, value: Any, layer: str) -> Any:
-    """A value from a file, checked and converted as the command line would."""
-    many = action.nargs in ("*", "+")
-    if value is None and action.default is not None:
-        raise UsageError(f"{layer}: {action.dest} is empty; give it a value or leave the line out")
-    if value is None:
-        return None
-    if isinstance(value, dict) or (isinstance(value, list) and not many and action.type is not int_list):
-        raise UsageError(f"{layer}: {action.dest} takes a single value, not {value!r}")
-    items = value if many and isinstance(value, list) else [value]
-    kind: Any = action.type or str
-    try:
-        converted = [kind(item if isinstance(item, list) else str(item)) for item in items]
-    except (ValueError, TypeError, argparse.ArgumentTypeError) as error:
-        raise UsageError(f"{layer}: {action.dest}: {value!r} does not fit ({error})") from error
-    if action.choices is not None and not set(converted) <= set(action.choices):
-        raise UsageError(f"{layer}: {action.dest}: {value!r} is not one of {', '.join(map(str, action.choices))}")
-    return converted if many else converted[0]
-
-
-def _dest(parser: ArgumentParser, key: str) -> str:
-    for action in parser._actions:
-        if f"--{key}" in action.option_strings:
-            return action.dest
-    return key
-
-
 def _spelt_with_underscores(word: str) -> str:
     if not word.startswith("--"):
         return word
@@ -478,24 +417,6 @@ def _registry(what: str) -> Registry:
     return sys.modules[package].REGISTRY if package in sys.modules else Registry(package, what)
 
 
-def _config_layer(path: Path) -> tuple[str, dict[str, Any]]:
-    return str(path), _read_yaml(ROOT / path) if (ROOT / path).exists() else {}
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read the configuration {path}: {error}") from error
-    except yaml.YAMLError as error:
-        raise UsageError(f"{path} is not valid YAML: {error}") from error
-    if content is None:
-        return {}
-    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise UsageError(f"{path}: expected 'name: value' lines, found {type(content).__name__}")
-    return content
-
-
 def _help_text(parser: ArgumentParser) -> str:
     lists = [
         f"{title}: {', '.join(_registry(what).names())}"
@@ -503,18 +424,3 @@ def _help_text(parser: ArgumentParser) -> str:
     ]
     parser.epilog = "\n".join([*lists, "", EXIT_CODES])
     return parser.format_help()
-
-
-def dump_config(args: Namespace) -> str:
-    """The resolved configuration as YAML, each line with the layer it came from; `--config` reads it back."""
-    lines = []
-    for name, value in vars(args).items():
-        if name in args.sources and name not in ("resume", "config", "run_dir"):
-            text = yaml.safe_dump({name: value}, default_flow_style=True, width=float("inf")).strip()[1:-1]
-            lines.append(f"{text}  # {args.sources[name]}")
-    return "\n".join(lines) + "\n"
-
-
-def as_dict(args: Namespace, leave_out: Iterable[str] = ()) -> dict[str, Any]:
-    """The resolved values without the bookkeeping."""
-    return {name: getattr(args, name) for name in args.sources if name not in {*leave_out, "help"}}

@@ -7,7 +7,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from utils.args import as_dict
+from utils.config import as_dict
 from utils.files import append_line
 from utils.metrics import nan_mean
 from utils.results import Results

@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from utils.args import dump_config
+from utils.config import dump_config
 from utils.errors import StorageError, UsageError
 from utils.evaluate import Predictions
 from utils.files import append_line, exclusive_lock, write_atomically, write_text
@@ -93,6 +93,11 @@ class Run:
         if run.status().get("state") == "finished":
             raise UsageError(f"--resume {path}: this run has ended; its figures are in {run.path / 'summary.json'}")
         return run
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether `--resume` would go on in the middle, not from the beginning."""
+        return (self.path / "checkpoint.pt").exists()
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -168,7 +168,7 @@ class Loop:
             StorageError: the checkpoint is damaged or does not fit the run's configuration.
         """
         path = self.run.path / "checkpoint.pt"
-        if not path.exists():
+        if not self.run.has_checkpoint:
             self.run.rewind_records(0)
             return
         state = load_checkpoint(path)
