@@ -45,6 +45,12 @@ class ContinualBackbone(nn.Module):
         """Features (B, feature_dim) and the intermediate maps, from the input on."""
         raise NotImplementedError
 
+    def freeze_batch_norm(self) -> None:
+        """Keep batch-norm statistics as they are until the next `train()`; scale and shift still learn."""
+        for module in self.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+
     def forward(self, x: Tensor, returnt: str = "out") -> Any:
         """Run the network.
 
@@ -105,14 +111,7 @@ def get_backbone(args: Namespace) -> ContinualBackbone:
     from backbone.utils.weights import load_weights
 
     factory = _factory(args.backbone)
-    given = {
-        parameter.name: getattr(args, parameter.name)
-        for parameter, _, _ in _options(factory)
-        if hasattr(args, parameter.name)
-    }
-    for parameter in inspect.signature(factory).parameters.values():
-        if parameter.default is parameter.empty and hasattr(args, parameter.name):
-            given[parameter.name] = getattr(args, parameter.name)
+    given = {name: getattr(args, name) for name in inspect.signature(factory).parameters if hasattr(args, name)}
     try:
         network = factory(**given)
     except ValueError as error:

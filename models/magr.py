@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from backbone.utils.projector import ResidualProjector
 from datasets.utils.continual_dataset import ContinualDataset
@@ -88,9 +88,7 @@ class MAGR(ContinualModel):
 
     def begin_epoch(self, epoch: int, dataset: ContinualDataset) -> None:
         if self.args.freeze_bn:
-            for module in self.net.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                    module.eval()
+            self.net.freeze_batch_norm()
 
     def observe(self, inputs: Tensor, labels: Tensor, not_aug_inputs: Tensor, epoch: int | None = None) -> float:
         outputs, features = self.net(inputs, returnt="both")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from argparse import Action, ArgumentParser, Namespace
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -68,12 +67,12 @@ def converted(action: Action, value: Any, layer: str) -> Any:
     items = value if many and isinstance(value, list) else [value]
     kind: Any = action.type or str
     try:
-        converted = [kind(item if isinstance(item, list) else str(item)) for item in items]
+        results = [kind(item if isinstance(item, list) else str(item)) for item in items]
     except (ValueError, TypeError, argparse.ArgumentTypeError) as error:
         raise UsageError(f"{layer}: {action.dest}: {value!r} does not fit ({error})") from error
-    if action.choices is not None and not set(converted) <= set(action.choices):
+    if action.choices is not None and not set(results) <= set(action.choices):
         raise UsageError(f"{layer}: {action.dest}: {value!r} is not one of {', '.join(map(str, action.choices))}")
-    return converted if many else converted[0]
+    return results if many else results[0]
 
 
 def _dest(parser: ArgumentParser, key: str) -> str:
@@ -84,10 +83,16 @@ def _dest(parser: ArgumentParser, key: str) -> str:
 
 
 def config_layer(path: Path) -> tuple[str, dict[str, Any]]:
+    """(name, values) of a file of the repository, relative to its root; no values if there is no such file."""
     return str(path), read_yaml(ROOT / path) if (ROOT / path).exists() else {}
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
+    """The values of a YAML file; an empty file has none.
+
+    Raises:
+        UsageError: it cannot be read, is no YAML, or is not made of named values.
+    """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
@@ -111,6 +116,6 @@ def dump_config(args: Namespace) -> str:
     return "\n".join(lines) + "\n"
 
 
-def as_dict(args: Namespace, leave_out: Iterable[str] = ()) -> dict[str, Any]:
+def as_dict(args: Namespace) -> dict[str, Any]:
     """The resolved values without the bookkeeping."""
-    return {name: getattr(args, name) for name in args.sources if name not in {*leave_out, "help"}}
+    return {name: getattr(args, name) for name in args.sources}

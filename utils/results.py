@@ -28,7 +28,8 @@ class Results:
     def __init__(self, dataset: ContinualDataset) -> None:
         self.dataset = dataset
         self.is_score = hasattr(dataset, "to_scores")
-        self.main = "srcc" if self.is_score else "class_il"
+        self.per_task = ("srcc",) if self.is_score else ("class_il", "task_il")
+        self.main = self.per_task[0]
         self.sessions: list[dict[str, Any]] = []
         self.matrices: dict[str, list[list[float]]] = {}
         self.untrained: list[float] = []
@@ -47,7 +48,7 @@ class Results:
         figures = self._figures(predictions, model.n_seen_classes)
         following = [task for task in (len(seen),) if self.is_score and task < self.n_tasks]
         ahead = [predict(model, self.dataset, task) for task in following]
-        for name in ("srcc",) if self.is_score else ("class_il", "task_il"):
+        for name in self.per_task:
             row = figures[name] + [self._figures([part], 0)[name][0] for part in ahead]
             self.matrices.setdefault(name, []).append(row + [math.nan] * (self.n_tasks - len(row)))
         self.sessions.append({"session": self.dataset.current_task, **figures})
@@ -61,7 +62,7 @@ class Results:
 
     def skip_session(self) -> None:
         """Leave the rows of a session that was not trained empty."""
-        for name in ("srcc",) if self.is_score else ("class_il", "task_il"):
+        for name in self.per_task:
             self.matrices.setdefault(name, []).append([math.nan] * self.n_tasks)
 
     @property

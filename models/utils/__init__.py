@@ -5,8 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from typing import Any
 
-import yaml
-
+from utils.config import read_yaml
 from utils.errors import UsageError
 from utils.registry import ROOT, normalise
 
@@ -38,10 +37,7 @@ def load_model_config(args: Namespace, buffer_size: int | None = None) -> dict[s
         if best:
             raise UsageError(f"--model_config best: there is no {path.relative_to(ROOT)}")
         return {}
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise UsageError(f"{path.relative_to(ROOT)} is not valid YAML: {error}") from error
+    content = read_yaml(path)
     blocks = {name if name == "default" else normalise(str(name)): block or {} for name, block in content.items()}
     values = dict(blocks.get("default", {}))
     if best:
