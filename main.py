@@ -46,6 +46,8 @@ def execute(args: Namespace) -> None:
     check_compatibility(args.model, get_dataset_class(args).resolve_setting(args), args.dataset)
     run = Run.reopen(args.resume) if args.resume else Run.create(args)
     with run.locked():
+        if args.resume:
+            run.note_resumption()
         run.set_status("running")
         try:
             state = train(args, run)
@@ -63,7 +65,7 @@ def train(args: Namespace, run: Run) -> str:
     from backbone import get_backbone
     from datasets import get_dataset
     from models import get_model
-    from utils.callbacks import Checkpoints
+    from utils.callbacks import Checkpoints, closing
     from utils.conf import set_deterministic, set_random_seed
     from utils.loggers import write_logs
     from utils.tables import split_table
@@ -80,17 +82,16 @@ def train(args: Namespace, run: Run) -> str:
         print(f"one run uses one GPU: this one takes {model.device}, the others stay free for other runs")
     print(f"\n{split_table(dataset)}\n")
 
-    checkpoints = Checkpoints(args.checkpoint_every)
-    try:
-        # Checkpoints come last, so that what the others record is in them.
-        loop = Loop(model, dataset, args, run, [*optional_callbacks(args, run), checkpoints])
+    # Checkpoints come last, so that what the others record is in them.
+    callbacks = [*optional_callbacks(args, run), Checkpoints(args.checkpoint_every)]
+    with closing(callbacks):
+        loop = Loop(model, dataset, args, run, callbacks)
         if args.resume:
             loop.restore()
         if not loop.started:
-            run.record(event="split", dataset=dataset.NAME, setting=dataset.SETTING, tasks=dataset.describe())
+            data = dataset.fingerprint()
+            run.record(event="split", dataset=dataset.NAME, setting=dataset.SETTING, data=data, tasks=dataset.describe())
         loop.train()
-    finally:
-        checkpoints.close()
     report(loop)
     if loop.task < dataset.N_TASKS:
         return "stopped"
@@ -144,6 +145,7 @@ def report(loop: Loop) -> None:
         "skipped_samples": len(dataset.skipped),
         "skipped": dataset.skipped,
         "seconds": loop.seconds,
+        **loop.measure_memory(),
         "parameters": count_parameters(loop.model.net),
         "buffer_bytes": sum(part.n_bytes for part in loop.model.modules() if isinstance(part, Buffer)),
     }

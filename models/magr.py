@@ -93,6 +93,7 @@ class MAGR(ContinualModel):
     def observe(self, inputs: Tensor, labels: Tensor, not_aug_inputs: Tensor, epoch: int | None = None) -> float:
         outputs, features = self.net(inputs, returnt="both")
         loss = self.loss(outputs, labels)  # L_D
+        self.log(loss_d=loss)
         if self.current_task == 0:
             if self.args.base_regularizer == "features":
                 loss = loss + self.args.lambda_r * self.regularize(features, labels, n_old=0)
@@ -100,16 +101,21 @@ class MAGR(ContinualModel):
 
         with torch.no_grad():
             old_features = self.old_net(inputs, returnt="features")
-        loss = loss + self.args.lambda_p * F.mse_loss(self.projector(old_features), features.detach())  # L_P
+        alignment = F.mse_loss(self.projector(old_features), features.detach())  # L_P
+        loss = loss + self.args.lambda_p * alignment
+        self.log(loss_p=alignment)
         n_old = 0
         if not self.buffer.is_empty():
             stored, stored_labels, *_ = self.buffer.get_data(self.minibatch_size)
             replayed = self.projector(stored)
-            loss = loss + self.loss(self.net.classifier(replayed), stored_labels)  # L_M
+            replay = self.loss(self.net.classifier(replayed), stored_labels)  # L_M
+            loss = loss + replay
+            self.log(loss_m=replay)
             features, labels = torch.cat([replayed, features]), torch.cat([stored_labels, labels])
             n_old = len(replayed)
-        loss = loss + self.args.lambda_r * self.regularize(features, labels, n_old)  # L_R
-        return self.step(loss)
+        graph = self.regularize(features, labels, n_old)  # L_R
+        self.log(loss_r=graph)
+        return self.step(loss + self.args.lambda_r * graph)
 
     def regularize(self, features: Tensor, labels: Tensor, n_old: int) -> Tensor:
         """L_R of the run's configuration."""

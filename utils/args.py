@@ -36,7 +36,10 @@ OPERATIONAL = (
     "data_root",
     "base_path",
     "results_path",
+    "tensorboard",
 )
+# What two runs may differ in and still be repetitions of one experiment, the seed apart.
+WITHOUT_EFFECT = (*OPERATIONAL, "run_dir", "savecheck", "eval_epochs", "model_config", "config")
 EXIT_CODES = (
     "exit codes: 0 the run ended; 1 a bug; 2 wrong usage; 3 missing or broken data; 4 loss or outputs not finite; "
     "5 results or checkpoint cannot be written or read; 130 Ctrl-C, 143 SIGTERM, 138 SIGUSR1 (a checkpoint was "

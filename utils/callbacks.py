@@ -6,6 +6,8 @@ import signal
 import sys
 import time
 from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -40,6 +42,23 @@ class Callback:
 
     def on_train_end(self, loop: Loop) -> None:
         """After the last task."""
+
+    def close(self, error: BaseException | None) -> None:
+        """When this process leaves the loop, whatever the reason: `error` is what ended it, None at the end."""
+
+
+@contextmanager
+def closing(callbacks: Sequence[Callback]) -> Iterator[None]:
+    """Tell every callback how the block ended."""
+    error: BaseException | None = None
+    try:
+        yield
+    except BaseException as caught:
+        error = caught
+        raise
+    finally:
+        for callback in callbacks:
+            callback.close(error)
 
 
 class Progress(Callback):
@@ -121,7 +140,7 @@ class Checkpoints(Callback):
             name = signal.Signals(self.received).name
             raise Interrupted(f"stopped by {name}; continue with: --resume {loop.run.path}", self.received)
 
-    def close(self) -> None:
+    def close(self, error: BaseException | None) -> None:
         """Give the signals back to whoever had them."""
         for number, handler in self.previous.items():
             signal.signal(number, handler)

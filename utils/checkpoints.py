@@ -11,7 +11,7 @@ from torch import nn
 from utils.errors import StorageError
 from utils.files import write_atomically
 
-VERSION = 1
+VERSION = 2
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:

@@ -12,6 +12,9 @@ import yaml
 from utils.errors import UsageError
 from utils.registry import ROOT, Registry, nearest, normalise
 
+# The parser in C where PyYAML was built with it: a report reads hundreds of configurations.
+YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
 
 def for_backbone(content: dict[str, Any], backbone: str | None) -> dict[str, Any]:
     """The values of a file; a block under the name of a backbone holds for that backbone only."""
@@ -94,7 +97,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         UsageError: it cannot be read, is no YAML, or is not made of named values.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=YAML_LOADER)
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read the configuration {path}: {error}") from error
     except yaml.YAMLError as error:

@@ -3,8 +3,9 @@
 | file | content |
 |---|---|
 | config.yaml | the resolved configuration, each value with its origin; `--config` repeats the run |
-| environment.json | command, versions, commit, hardware |
-| status.json | running, finished, stopped, interrupted or failed, and why |
+| environment.json | command, versions, commit, hardware; for each resumption what was different |
+| changes.diff | what the code differed in from that commit, if in anything |
+| status.json | running, finished, stopped, interrupted or failed, why, and who said so |
 | metrics.jsonl | one JSON object a line: the split, losses of epochs, figures of sessions, the summary |
 | R_<metric>.csv | the task matrix |
 | predictions/session-<t>.npz | outputs and truth of every evaluation sample, from which any figure follows |
@@ -24,7 +25,7 @@ import time
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,9 @@ from utils.files import append_line, exclusive_lock, write_atomically, write_tex
 from utils.registry import ROOT
 from utils.results import Results
 
-PACKAGES = ("torch", "torchvision", "numpy", "scipy", "pandas", "scikit-learn", "PyYAML", "Pillow", "tqdm", "wandb")
+TIME_FORMAT = "%Y-%m-%dT%H:%M:%S%z"
+CODE_SUFFIXES = {".py", ".yaml", ".yml", ".toml", ".txt", ".sh", ".cfg"}
+LARGEST_NEW_FILE = 200_000
 
 
 class Run:
@@ -77,7 +80,10 @@ class Run:
             raise StorageError(f"cannot make the run folder {path}: {error}") from error
         run = cls(path)
         write_text(path / "config.yaml", dump_config(args))
-        write_text(path / "environment.json", _json(environment(args)))
+        write_text(path / "environment.json", _json(environment()))
+        changes = uncommitted_changes()
+        if changes:
+            write_text(path / "changes.diff", changes)
         return run
 
     @classmethod
@@ -106,6 +112,13 @@ class Run:
             for leftover in self.path.rglob(".*.part"):
                 leftover.unlink()
             yield
+
+    def note_resumption(self) -> None:
+        """Add to environment.json what is different now from where the run began."""
+        known = read_json(self.path / "environment.json")
+        differs = {name: value for name, value in environment().items() if known.get(name) != value}
+        known["resumed"] = [*known.get("resumed", []), differs]
+        write_text(self.path / "environment.json", _json(known))
 
     def record(self, **values: Any) -> None:
         """Append one object to metrics.jsonl. Values that do not repeat (times) do not belong there."""
@@ -140,24 +153,28 @@ class Run:
         write_text(self.path / "summary.json", _json(summary))
 
     def set_status(self, state: str, message: str = "") -> None:
-        write_text(self.path / "status.json", _json({"state": state, "message": message}))
+        """Store the state, why, and which process on which machine said so, when."""
+        place = {"host": platform.node(), "process": os.getpid(), "time": time.strftime(TIME_FORMAT)}
+        write_text(self.path / "status.json", _json({"state": state, "message": message, **place}))
 
     def status(self) -> dict[str, Any]:
         """Content of status.json; empty if there is none or a crash cut it."""
-        try:
-            return json.loads((self.path / "status.json").read_text())
-        except (OSError, json.JSONDecodeError):
-            return {}
+        return read_json(self.path / "status.json")
 
 
-def environment(args: Namespace) -> dict[str, Any]:
-    """What a run depends on besides its configuration."""
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = "absent"
+def read_json(path: Path) -> dict[str, Any]:
+    """Content of a JSON file with an object in it; empty if there is none or a crash cut it."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def environment() -> dict[str, Any]:
+    """What a run depends on besides its configuration and data."""
+    found = distributions()
+    versions = {name: part.version for part in found if (name := part.metadata["Name"])}
     return {
         "command": [sys.executable, *sys.argv],
         "python": platform.python_version(),
@@ -165,19 +182,34 @@ def environment(args: Namespace) -> dict[str, Any]:
         "processor": platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-        "packages": versions,
-        "commit": _git("rev-parse", "HEAD"),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "host": platform.node(),
+        "slurm_job": os.environ.get("SLURM_JOB_ID", ""),
+        "packages": dict(sorted(versions.items(), key=lambda item: item[0].lower())),
+        "commit": _git("rev-parse", "HEAD").strip(),
         "uncommitted_changes": bool(_git("status", "--porcelain")),
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "started": time.strftime(TIME_FORMAT),
     }
 
 
-def _git(*words: str) -> str:
+def uncommitted_changes() -> str:
+    """What the code differs in from the commit, as a patch for `git apply`: changes of tracked files, and untracked
+    files of code (`CODE_SUFFIXES`, up to `LARGEST_NEW_FILE` bytes each)."""
+    parts = [_git("diff", "HEAD", "--binary")]
+    for name in _git("ls-files", "--others", "--exclude-standard", "-z").split("\0"):
+        path = ROOT / name
+        if path.suffix in CODE_SUFFIXES and path.is_file() and path.stat().st_size <= LARGEST_NEW_FILE:
+            parts.append(_git("diff", "--no-index", "--", os.devnull, name, accept=(0, 1)))
+    return "".join(parts)
+
+
+def _git(*words: str, accept: Sequence[int] = (0,)) -> str:
     try:
         done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
+    return done.stdout if done.returncode in accept else ""
 
 
 def _plain(value: Any) -> Any:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import resource
 import time
 from argparse import Namespace
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from utils.checkpoints import load_checkpoint, module_modes, save_checkpoint, set_module_modes
 from utils.conf import get_rng_state, set_rng_state
@@ -26,6 +29,7 @@ class Loop:
 
     Attributes:
         task, epoch, batch: what comes next.
+        step: batches observed since the beginning, over all tasks.
         in_task, in_epoch: whether the task and the epoch that come next have begun already.
     """
 
@@ -38,7 +42,9 @@ class Loop:
         self.task = self.epoch = self.batch = 0
         self.in_task = self.in_epoch = self.started = False
         self.pass_number = 0
-        self.loss_sum, self.n_losses = 0.0, 0
+        self.step = 0
+        self.sums: dict[str, list[float]] = {}
+        self.peak_memory: dict[str, int] = {}
         self.seconds_before, self.began = 0.0, time.monotonic()
         self.save_is_proven = False
 
@@ -76,7 +82,7 @@ class Loop:
             model.net.train()
             model.meta_begin_epoch(self.epoch, self.dataset)
             self.batch, self.pass_number, self.in_epoch = 0, loader.passes, True
-            self.loss_sum, self.n_losses = 0.0, 0
+            self.sums = {}
             batches = loader.iterate(stop=self.n_batches)
         else:
             passes = loader.passes
@@ -85,17 +91,20 @@ class Loop:
             loader.passes = passes
         for number, batch in batches:
             loss = model.meta_observe(*batch, epoch=self.epoch)
-            self.loss_sum, self.n_losses, self.batch = self.loss_sum + loss, self.n_losses + 1, number + 1
+            for name, value in {"loss": loss, **model.logged}.items():
+                total, n = self.sums.get(name, (0.0, 0))
+                self.sums[name] = [total + value, n + 1]
+            self.batch, self.step = number + 1, self.step + 1
             self.emit("batch_end", loss=loss)
-        if not self.n_losses:
+        if not self.sums:
             raise DataError(f"no training sample of {self.dataset.names[self.task]} could be read")
         model.meta_end_epoch(self.epoch, self.dataset)
         if self.scheduler is not None:
             self.scheduler.step()
-        loss = self.loss_sum / max(self.n_losses, 1)
-        self.run.record(event="epoch", task=self.task, epoch=self.epoch, loss=loss)
+        means = {name: total / n for name, (total, n) in self.sums.items()}
+        self.run.record(event="epoch", task=self.task, epoch=self.epoch, **means)
         self.epoch, self.in_epoch = self.epoch + 1, False
-        self.emit("epoch_end", loss=loss)
+        self.emit("epoch_end", loss=means["loss"])
 
     def leave_task(self) -> None:
         if self.is_skipped:
@@ -127,6 +136,14 @@ class Loop:
         """Time spent so far, over all parts of a resumed run."""
         return self.seconds_before + time.monotonic() - self.began
 
+    def measure_memory(self) -> dict[str, int]:
+        """Largest resident memory of the process and largest allocation on the GPU so far, in bytes, over all parts."""
+        now = {"peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+        if self.model.device.type == "cuda":
+            now["peak_gpu_memory_bytes"] = torch.cuda.max_memory_allocated(self.model.device)
+        self.peak_memory |= {name: max(value, self.peak_memory.get(name, 0)) for name, value in now.items()}
+        return self.peak_memory
+
     def emit(self, event: str, **values: Any) -> None:
         """Tell every callback."""
         for callback in self.callbacks:
@@ -134,7 +151,7 @@ class Loop:
 
     # Stopping and going on
 
-    _POSITION = ("task", "epoch", "batch", "in_task", "in_epoch", "started", "pass_number", "loss_sum", "n_losses")
+    _POSITION = ("task", "epoch", "batch", "in_task", "in_epoch", "started", "pass_number", "step", "sums")
 
     def save(self) -> None:
         """Write the checkpoint that `--resume` reads."""
@@ -152,7 +169,7 @@ class Loop:
                 "dataset": self.dataset.state_dict(),
                 "results": self.results.state_dict(),
                 "n_records": self.run.n_records,
-                "seconds": self.seconds,
+                "cost": {"seconds": self.seconds, **self.measure_memory()},
                 "rng": get_rng_state(),
             },
         )
@@ -193,5 +210,6 @@ class Loop:
                 self.model.opt.load_state_dict(state["opt"])
         except (RuntimeError, ValueError, KeyError) as error:
             raise StorageError(f"{path} does not fit this run: {error}") from error
-        self.seconds_before, self.began = state["seconds"], time.monotonic()
+        self.peak_memory = dict(state["cost"])
+        self.seconds_before, self.began = self.peak_memory.pop("seconds"), time.monotonic()
         set_rng_state(state["rng"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -76,6 +77,16 @@ class ClassDataset(ContinualDataset):
             train = [np.intersect1d(part, keep) for part in train]
         test = scenarios.class_incremental(self._arrival[samples.test_targets], self.classes_per_task)
         return Split(train, test, [f"task {i + 1}" for i in range(len(train))])
+
+    def describe(self) -> list[dict[str, Any]]:
+        """As of every stream, and the classes of each task with their numbers of training samples."""
+        rows = super().describe()
+        for row, train in zip(rows, self.split.train, strict=True):
+            labels, counts = np.unique(self._arrival[self.samples.train_targets[train]], return_counts=True)
+            names = self.samples.names
+            row["classes"] = [names[self.class_order[i]] if names else str(self.class_order[i]) for i in labels]
+            row["class_counts"] = counts.tolist()
+        return rows
 
     @property
     def _arrival(self) -> np.ndarray:

@@ -16,7 +16,7 @@ from datasets.utils import scenarios
 from datasets.utils.augment import Operation, ToFloat, Transform
 from datasets.utils.loader import StreamLoader, TaskData
 from datasets.utils.scenarios import Split
-from datasets.utils.sources import Source
+from datasets.utils.sources import Source, digest
 from utils.conf import derive_seed, get_device
 from utils.errors import UsageError
 
@@ -229,6 +229,15 @@ class ContinualDataset:
                 {"task": name, "train": len(train), "test": len(test), "low": targets.min(), "high": targets.max()}
             )
         return rows
+
+    def fingerprint(self) -> str:
+        """A digest of all samples and targets, whatever the split; equal where the data is equal."""
+        samples = self.samples
+        sources = [samples.train] if samples.test is samples.train else [samples.train, samples.test]
+        return digest(
+            *(source.fingerprint() for source in sources),
+            *(samples.train_targets, samples.test_targets, samples.train_groups, samples.test_groups, samples.names),
+        )
 
     def get_offsets(self, task: int | None = None) -> tuple[int, int]:
         """(first, end) output of the classes that a training task brings; the current task by default."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -32,6 +33,10 @@ class Source(Protocol):
         """
         ...
 
+    def fingerprint(self) -> str:
+        """A digest that changes with the samples and not with where they lie."""
+        ...
+
 
 class TensorSource:
     """Samples in memory: data (N, ...)."""
@@ -44,6 +49,9 @@ class TensorSource:
 
     def read(self, indices: np.ndarray) -> tuple[Tensor, list[int], list[str]]:
         return self.data[torch.from_numpy(np.asarray(indices))], list(range(len(indices))), []
+
+    def fingerprint(self) -> str:
+        return digest(self.data.numpy())
 
 
 class ClipSource:
@@ -78,6 +86,26 @@ class ClipSource:
             clips.append(torch.from_numpy(np.stack(frames)).permute(3, 0, 1, 2).contiguous())
             positions.append(position)
         return (torch.stack(clips) if clips else torch.empty(0)), positions, problems
+
+    def fingerprint(self) -> str:
+        """Of every clip the folder's name, the number of frames, the size of the first and the last in bytes."""
+        facts = []
+        for frames in self.clips:
+            sizes = [path.stat().st_size if path.exists() else -1 for path in (frames[0], frames[-1])] if frames else []
+            facts.append((frames[0].parent.name if frames else "", len(frames), *sizes))
+        return digest(facts)
+
+
+def digest(*values: object) -> str:
+    """32 hexadecimal digits over arrays (shape, type, content) and values with a fixed `repr`."""
+    total = hashlib.blake2b(digest_size=16)
+    for value in values:
+        if isinstance(value, np.ndarray) and value.dtype != object:
+            total.update(repr((value.shape, value.dtype.str)).encode())
+            total.update(np.ascontiguousarray(value).data)
+        else:
+            total.update(repr(value.tolist() if isinstance(value, np.ndarray) else value).encode())
+    return total.hexdigest()
 
 
 def read_image(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:

@@ -34,6 +34,7 @@ class ContinualModel(nn.Module):
         normalization_transform: raw batch -> network input, not augmented.
         args, device, dataset: of the run.
         task_iteration, epoch_iteration: batches seen in this task, in this epoch.
+        logged: what `log` was given in the current batch.
 
     Args:
         backbone: the network, moved to the run's device.
@@ -67,6 +68,7 @@ class ContinualModel(nn.Module):
         self.num_classes = dataset.N_CLASSES
         self.task_iteration = 0
         self.epoch_iteration = 0
+        self.logged: dict[str, float] = {}
         self._opt: Any = None
 
     @staticmethod
@@ -177,6 +179,21 @@ class ContinualModel(nn.Module):
         self.opt.step()
         return value
 
+    def log(self, **values: Tensor | float) -> None:
+        """Record parts of the loss, or anything else about this batch, from within `observe`.
+
+        Means over the epoch go to metrics.jsonl, values of batches to wandb and TensorBoard.
+
+        Raises:
+            ValueError: a name that the record of an epoch has already.
+        """
+        taken = sorted({"event", "task", "epoch", "loss"} & values.keys())
+        if taken:
+            raise ValueError(f"log: {', '.join(taken)} is recorded anyway; choose another name")
+        self.logged |= {
+            name: float(value.detach() if isinstance(value, Tensor) else value) for name, value in values.items()
+        }
+
     def get_offsets(self, task: int | None = None) -> tuple[int, int]:
         """(first, end) output of a task's classes; of the current task by default."""
         return self.dataset.get_offsets(self.current_task if task is None else task)
@@ -228,6 +245,7 @@ class ContinualModel(nn.Module):
         Raises:
             TrainingError: the loss that came back is not finite.
         """
+        self.logged = {}
         loss = float(self.observe(inputs, labels, not_aug_inputs, epoch=epoch))
         self.task_iteration += 1
         self.epoch_iteration += 1

@@ -1,0 +1,191 @@
+"""Run folders as they lie on the disk: finding them, reading them, telling how far each one came.
+
+Reading never fails because of a folder that a crash left half-written: what is missing is empty, and `problems` says
+so.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from utils.args import WITHOUT_EFFECT
+from utils.config import read_yaml
+from utils.errors import DataError, UsageError
+from utils.files import lock_is_held
+from utils.run import read_json
+
+STATES = {
+    "finished": "came to its end",
+    "running": "a process is at work in it",
+    "stopped": "ended by --stop_after; --resume goes on",
+    "interrupted": "stopped by a signal after writing a checkpoint; --resume goes on",
+    "failed": "ended by an error",
+    "killed": "its process is gone without a word; --resume goes on",
+    "broken": "half-written: it never began, or its configuration cannot be read",
+}
+MARKS = ("config.yaml", "status.json", "log.txt")
+
+
+class StoredRun:
+    """One run folder; parts are read when first asked for.
+
+    Attributes:
+        path: the folder.
+        problems: what could not be read, one message each.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.problems: list[str] = []
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The resolved configuration; empty if it cannot be read."""
+        try:
+            return read_yaml(self.path / "config.yaml")
+        except UsageError as error:
+            self.problems.append(str(error))
+            return {}
+
+    @cached_property
+    def status(self) -> dict[str, Any]:
+        return self._json("status.json")
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """The final figures; empty unless the run has finished or was stopped after a task."""
+        return self._json("summary.json")
+
+    @cached_property
+    def environment(self) -> dict[str, Any]:
+        return self._json("environment.json")
+
+    @cached_property
+    def records(self) -> list[dict[str, Any]]:
+        """The objects of metrics.jsonl; a last line that a crash cut is left out."""
+        try:
+            lines = (self.path / "metrics.jsonl").read_text().splitlines()
+        except OSError:
+            return []
+        records = []
+        for number, line in enumerate(lines):
+            try:
+                records.append(json.loads(line))
+            except ValueError:
+                self.problems.append(f"{self.path / 'metrics.jsonl'}, line {number + 1} cannot be read")
+        return [record for record in records if isinstance(record, dict)]
+
+    def matrix(self, name: str) -> np.ndarray:
+        """R of a metric, (sessions, tasks), NaN where unmeasured; (0, 0) if there is none."""
+        rows = [[float(cell) if cell else np.nan for cell in row[1:]] for row in self._table(f"R_{name}.csv")[1:]]
+        return np.asarray(rows, dtype=np.float64) if rows else np.empty((0, 0))
+
+    def task_names(self, name: str) -> list[str]:
+        """The tasks that the columns of `matrix(name)` stand for."""
+        return self._table(f"R_{name}.csv")[0][1:] if self._table(f"R_{name}.csv") else []
+
+    def predictions(self, session: int | None = None) -> dict[str, np.ndarray]:
+        """outputs, truth and task of every evaluation sample after a session (the last by default); may be empty."""
+        folder = self.path / "predictions"
+        if session is None:
+            numbers = [int(path.stem.rpartition("-")[2]) for path in folder.glob("session-*.npz")]
+            session = max(numbers, default=-1)
+        try:
+            with np.load(folder / f"session-{session}.npz") as stored:
+                return {name: stored[name] for name in stored.files}
+        except Exception as error:  # numpy's reader meets a damaged file with almost any exception
+            if session >= 0:
+                self.problems.append(f"cannot read the predictions of session {session}: {error}")
+            return {}
+
+    @property
+    def state(self) -> str:
+        """One of `STATES`."""
+        if not self.config or "model" not in self.config or "dataset" not in self.config:
+            return "broken"
+        state = self.status.get("state", "killed")
+        if state == "finished":
+            return state if self.summary else "broken"
+        if lock_is_held(self.path / ".lock"):
+            return "running"
+        return "killed" if state == "running" or state not in STATES else state
+
+    @property
+    def reason(self) -> str:
+        """Why it is in this state, in a line; empty where the state says it all."""
+        if self.state == "broken":
+            return "; ".join(self.problems) or f"no complete config.yaml and summary.json in {self.path}"
+        return str(self.status.get("message", "")) if self.state in ("failed", "interrupted") else ""
+
+    @property
+    def model(self) -> str:
+        return str(self.config.get("model", "?"))
+
+    @property
+    def dataset(self) -> str:
+        return str(self.config.get("dataset", "?"))
+
+    @property
+    def seed(self) -> int:
+        return int(self.config.get("seed", 0))
+
+    @property
+    def data(self) -> str:
+        """Fingerprint of the samples; empty before they were read."""
+        return str(self.split.get("data", ""))
+
+    @property
+    def split(self) -> dict[str, Any]:
+        """What the stream consisted of; empty before it was opened."""
+        return next((record for record in self.records if record.get("event") == "split"), {})
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """Everything that repetitions of one experiment have in common: the configuration without the seed and without
+        what has no effect on results, and the data."""
+        settings = {name: value for name, value in self.config.items() if name not in {"seed", *WITHOUT_EFFECT}}
+        return {**settings, "evaluated_on": self.summary.get("evaluated_on", ""), "data": self.data}
+
+    def _json(self, name: str) -> dict[str, Any]:
+        content = read_json(self.path / name)
+        if not content and (self.path / name).exists():
+            self.problems.append(f"{self.path / name} cannot be read")
+        return content
+
+    def _table(self, name: str) -> list[list[str]]:
+        try:
+            return [line.split(",") for line in (self.path / name).read_text().splitlines()]
+        except OSError:
+            return []
+
+
+def find_runs(places: Iterable[str | Path]) -> list[StoredRun]:
+    """The run folders among and below some folders, each once, in the order of their paths.
+
+    Raises:
+        DataError: a place does not exist.
+    """
+    found: set[Path] = set()
+    for place in map(Path, places):
+        if not place.is_dir():
+            raise DataError(f"no folder {place}")
+        for folder, below, files in os.walk(place):
+            if any(mark in files for mark in MARKS):
+                found.add(Path(folder))
+                below.clear()
+    return [StoredRun(path) for path in sorted(found)]
+
+
+def differing(runs: Sequence[StoredRun]) -> dict[str, Counter[str]]:
+    """The settings in which some runs are not all equal: name -> how many runs have which value ("absent": none)."""
+    names = sorted({name for run in runs for name in run.settings})
+    values = {name: Counter(str(run.settings.get(name, "absent")) for run in runs) for name in names}
+    return {name: counts for name, counts in values.items() if len(counts) > 1}
