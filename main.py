@@ -89,8 +89,8 @@ def train(args: Namespace, run: Run) -> str:
         if args.resume:
             loop.restore()
         if not loop.started:
-            data = dataset.fingerprint()
-            run.record(event="split", dataset=dataset.NAME, setting=dataset.SETTING, data=data, tasks=dataset.describe())
+            split = {"data": dataset.fingerprint(), "tasks": dataset.describe()}
+            run.record(event="split", dataset=dataset.NAME, setting=dataset.SETTING, **split)
         loop.train()
     report(loop)
     if loop.task < dataset.N_TASKS:
