@@ -91,3 +91,8 @@ def get_device(args: Namespace | None = None) -> torch.device:
                 "--gpus and --device to run on the CPU, or check the driver and the torch build"
             )
     return device
+
+
+def n_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from utils.conf import n_cores
 from utils.config import dump_config
 from utils.errors import StorageError, UsageError
 from utils.evaluate import Predictions
@@ -182,7 +183,7 @@ def environment() -> dict[str, Any]:
         "processor": platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": n_cores(),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "host": platform.node(),
         "slurm_job": os.environ.get("SLURM_JOB_ID", ""),

@@ -69,3 +69,15 @@ def summary_table(results: Results) -> str:
     figures = results.summary()
     rows = [[title, number(figures[key])] for key, title in HEADLINES.items() if key in figures]
     return text_table(["figure", "value"], rows)
+
+
+def duration(seconds: float) -> str:
+    """Two units at most: 45 s, 3 min 20 s, 2 h 05 min, 3 d 4 h."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"

@@ -1,0 +1,172 @@
+"""Running a list of commands on this machine, some at a time: what was stopped goes on, what has finished stays."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import IO
+
+from tqdm import tqdm
+
+from utils.conf import n_cores
+from utils.errors import TrainingError, UsageError
+from utils.registry import ROOT
+from utils.sweeps import Line
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+# Wrong usage and a loss that is not finite come out the same however often they are tried.
+HOPELESS = (UsageError.exit_code, TrainingError.exit_code)
+LOG = "log.txt"
+
+
+@dataclass
+class Job:
+    """A line and what became of it.
+
+    Attributes:
+        outcome: waiting, running, finished, failed, interrupted, or elsewhere (another process runs it).
+        attempts: how often it was started by this launcher.
+        exit_code: of the last attempt.
+    """
+
+    line: Line
+    outcome: str = "waiting"
+    attempts: int = 0
+    exit_code: int | None = None
+
+    def log_tail(self, n_lines: int = 5) -> list[str]:
+        """The last lines that the run printed."""
+        try:
+            with open(self.line.run_dir / LOG, "rb") as file:
+                file.seek(max(0, os.fstat(file.fileno()).st_size - 20_000))
+                text = file.read().decode(errors="replace")
+        except OSError:
+            return []
+        return [line for line in text.splitlines() if line.strip()][-n_lines:]
+
+
+@dataclass
+class Launcher:
+    """Starts the lines in order, `at_once` at a time, each in a process of its own that writes into its folder's log.
+
+    The first Ctrl-C, SIGTERM or SIGUSR1 is passed on to every run, which writes its checkpoint and ends; nothing new is
+    started. A second Ctrl-C kills them.
+
+    Args:
+        lines: what to run; those that are done already are not touched.
+        at_once: runs at a time.
+        gpus: GPUs to share out; run number i takes the one with number i modulo their number.
+        retry: how often a run that failed is started again, going on from its checkpoint.
+    """
+
+    lines: Sequence[Line]
+    at_once: int = 1
+    gpus: Sequence[int] = ()
+    retry: int = 0
+    jobs: list[Job] = field(init=False)
+    received: int | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        self.jobs = [Job(line, "finished" if line.is_done else "waiting") for line in self.lines]
+        self.running: dict[int, tuple[Job, subprocess.Popen[bytes]]] = {}
+
+    def run(self) -> list[Job]:
+        """Run everything; returns the jobs with their outcomes."""
+        waiting = deque(job for job in self.jobs if job.outcome == "waiting")
+        n_done = len(self.jobs) - len(waiting)
+        previous = {number: signal.signal(number, self._note) for number in SIGNALS}
+        shown = sys.stderr.isatty()
+        bar = tqdm(total=len(self.jobs), initial=n_done, unit="run", desc="runs", disable=not shown, smoothing=0)
+        try:
+            while self.running or (waiting and self.received is None):
+                while waiting and len(self.running) < self.at_once and self.received is None:
+                    self._start(waiting.popleft())
+                for slot, (job, process) in list(self.running.items()):
+                    if process.poll() is not None:
+                        del self.running[slot]
+                        self._judge(job, process.returncode)
+                        if job.outcome == "waiting":
+                            waiting.appendleft(job)
+                        else:
+                            bar.update(job.outcome != "interrupted")
+                            self._tell(job)
+                failed = sum(job.outcome == "failed" for job in self.jobs)
+                bar.set_postfix(running=len(self.running), failed=failed, refresh=False)
+                time.sleep(0.05)
+        finally:
+            bar.close()
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+        for job in waiting:
+            job.outcome = "interrupted"
+        return self.jobs
+
+    def _start(self, job: Job) -> None:
+        if job.line.state == "running":
+            job.outcome = "elsewhere"
+            self._tell(job)
+            return
+        slot = next(i for i in range(self.at_once) if i not in self.running)
+        gpu = ["--gpus", str(self.gpus[slot % len(self.gpus)])] if self.gpus else []
+        command = [sys.executable, str(ROOT / "main.py"), *job.line.to_start(), *gpu, "--non_verbose", "1"]
+        job.line.run_dir.mkdir(parents=True, exist_ok=True)
+        job.attempts += 1
+        with open(job.line.run_dir / LOG, "ab") as log:
+            log.write(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} {' '.join(command)}\n".encode())
+            log.flush()
+            self.running[slot] = (job, self._process(command, log))
+        job.outcome = "running"
+
+    def _process(self, command: list[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
+        threads = str(max(1, n_cores() // self.at_once))
+        environment = {"OMP_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1", **os.environ}
+        # A session of its own, so that a Ctrl-C in the terminal reaches the runs through `_note` alone, and once.
+        return subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
+        )
+
+    def _judge(self, job: Job, exit_code: int) -> None:
+        job.exit_code = exit_code
+        if job.line.is_done and exit_code == 0:
+            job.outcome = "finished"
+        elif self.received is not None:
+            job.outcome = "interrupted"
+        elif job.attempts <= self.retry and exit_code not in HOPELESS:
+            job.outcome = "waiting"
+        else:
+            job.outcome = "failed"
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        again = self.received is not None and number == signal.SIGINT
+        self.received = self.received or number
+        print("\nkilling the runs" if again else "\nstopping: the runs write their checkpoints ...", file=sys.stderr)
+        for _, process in self.running.values():
+            if process.poll() is None:
+                process.send_signal(signal.SIGKILL if again else number)
+
+    def _tell(self, job: Job) -> None:
+        if job.outcome in ("failed", "elsewhere") or not sys.stderr.isatty():
+            tail = f": {job.log_tail(1)[0]}" if job.outcome == "failed" and job.log_tail(1) else ""
+            tqdm.write(f"{job.outcome}  line {job.line.number}  {job.line.run_dir}{tail}", file=sys.stdout)
+
+
+def summary(jobs: Sequence[Job]) -> str:
+    """How many ended how, and for those that failed the last lines of their logs."""
+    counts = Counter(job.outcome for job in jobs)
+    parts = [f"{counts['finished']} of {len(jobs)} runs finished"]
+    parts += [f"{counts[name]} {name}" for name in ("failed", "interrupted") if counts[name]]
+    if counts["elsewhere"]:
+        parts.append(f"{counts['elsewhere']} running in another process")
+    lines = [", ".join(parts)]
+    for job in jobs:
+        if job.outcome == "failed":
+            lines.append(f"\nline {job.line.number}, exit code {job.exit_code}, log: {job.line.run_dir / LOG}")
+            lines += [f"    {text}" for text in job.log_tail()]
+    return "\n".join(lines)
