@@ -97,7 +97,10 @@ def exclusive_lock(path: str | Path, busy_message: str) -> Iterator[None]:
 
 
 def lock_is_held(path: str | Path) -> bool:
-    """Whether another process is inside `exclusive_lock` on this file. Asks without taking the lock."""
+    """Whether another process is inside `exclusive_lock` on this file. Asks without taking the lock.
+
+    Not for the holder itself: the system would release its lock when this closes the file.
+    """
     # struct flock: type, whence, start, length (0: to the end), pid; the kernel puts F_UNLCK where nobody holds it.
     question = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import IO
+from typing import Any
 
 from tqdm import tqdm
 
@@ -115,22 +116,9 @@ class Launcher:
             return
         slot = next(i for i in range(self.at_once) if i not in self.running)
         gpu = ["--gpus", str(self.gpus[slot % len(self.gpus)])] if self.gpus else []
-        command = [sys.executable, str(ROOT / "main.py"), *job.line.to_start(), *gpu, "--non_verbose", "1"]
-        job.line.run_dir.mkdir(parents=True, exist_ok=True)
+        self.running[slot] = (job, start(job.line, max(1, n_cores() // self.at_once), gpu))
         job.attempts += 1
-        with open(job.line.run_dir / LOG, "ab") as log:
-            log.write(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} {' '.join(command)}\n".encode())
-            log.flush()
-            self.running[slot] = (job, self._process(command, log))
         job.outcome = "running"
-
-    def _process(self, command: list[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
-        threads = str(max(1, n_cores() // self.at_once))
-        environment = {"OMP_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1", **os.environ}
-        # A session of its own, so that a Ctrl-C in the terminal reaches the runs through `_note` alone, and once.
-        return subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
-        )
 
     def _judge(self, job: Job, exit_code: int) -> None:
         job.exit_code = exit_code
@@ -155,6 +143,21 @@ class Launcher:
         if job.outcome in ("failed", "elsewhere") or not sys.stderr.isatty():
             tail = f": {job.log_tail(1)[0]}" if job.outcome == "failed" and job.log_tail(1) else ""
             tqdm.write(f"{job.outcome}  line {job.line.number}  {job.line.run_dir}{tail}", file=sys.stdout)
+
+
+def start(line: Line, n_threads: int, extra: Sequence[str] = ()) -> subprocess.Popen[bytes]:
+    """Start the run of a line, or go on with it, as a process that writes into its folder's log.
+
+    It has a session of its own, so that a Ctrl-C in the terminal reaches it only through whoever called this.
+    """
+    command = [sys.executable, str(ROOT / "main.py"), *line.to_start(), *extra, "--non_verbose", "1"]
+    environment = {"OMP_NUM_THREADS": str(n_threads), "PYTHONUNBUFFERED": "1", **os.environ}
+    line.run_dir.mkdir(parents=True, exist_ok=True)
+    with open(line.run_dir / LOG, "ab") as log:
+        log.write(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} {shlex.join(command)}\n".encode())
+        log.flush()
+        pipes: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
+        return subprocess.Popen(command, **pipes, env=environment, start_new_session=True)
 
 
 def summary(jobs: Sequence[Job]) -> str:

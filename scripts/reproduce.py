@@ -1,0 +1,82 @@
+"""Repeat a run and say whether its results came out identical, and if not, what differs.
+
+    python scripts/reproduce.py data/runs/uiprmd/er/20260101-120000-seed0-4242
+    python scripts/reproduce.py RUN --out again --gpus 0
+
+The configuration, the seed and the number of threads are the run's own. Exit codes: 0 identical; 1 different; 2 and
+more as of main.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from utils.comparison import different_environment, different_results, first_difference
+from utils.errors import RunError, UsageError
+from utils.registry import ROOT
+from utils.stored_runs import StoredRun
+from utils.tables import text_table
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="folder of a finished run")
+    parser.add_argument("--out", type=Path, help="folder of the repetition (default: a temporary one)")
+    parser.add_argument("--data_root", type=Path, help="folder of the data set, if it has moved")
+    parser.add_argument("--gpus", nargs="*", help="GPUs, if others than the run's")
+    args = parser.parse_args(argv)
+    try:
+        run = StoredRun(args.run)
+        if run.state not in ("finished", "stopped"):
+            hint = f": {run.reason}" if run.reason else ""
+            raise UsageError(f"{args.run} is {run.state}{hint}; only a run that has ended can be repeated")
+        with tempfile.TemporaryDirectory() as folder:
+            out = args.out or Path(folder) / "run"
+            extra = ["--data_root", str(args.data_root)] if args.data_root else []
+            extra += ["--gpus", *args.gpus] if args.gpus is not None else []
+            code = repeat(run, out, extra)
+            return code or verdict(run, StoredRun(out))
+    except RunError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+def repeat(run: StoredRun, out: Path, extra: list[str]) -> int:
+    """Run main.py on the stored configuration; its logs.pyd goes into the repetition's folder too."""
+    command = [sys.executable, str(ROOT / "main.py"), "--config", str(run.path / "config.yaml"), "--run_dir", str(out)]
+    command += ["--results_path", str((out / "results").resolve()), "--nowand", "1", "--tensorboard", "0", *extra]
+    threads = run.environment.get("threads")
+    # Sums over other numbers of threads differ in their last bits.
+    environment = {**os.environ, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
+    print(" ".join(command), flush=True)
+    return subprocess.run(command, env=environment, check=False).returncode
+
+
+def verdict(run: StoredRun, again: StoredRun) -> int:
+    """Say how the repetition compares; 0 if it is identical."""
+    where = first_difference(run, again)
+    header = ["", "then", "now"]
+    environment = different_environment(run, again)
+    if environment:
+        print(f"\nenvironment\n{text_table(header, environment)}")
+    if where is None:
+        print("\nidentical: every record, figure and prediction came out the same to the bit")
+        return 0
+    results = different_results(run, again)
+    print(f"\ndifferent, from {where} on")
+    print(text_table(["figure", *header[1:]], results) if results else "the final figures are the same all the same")
+    if run.environment.get("commit") != again.environment.get("commit") or (run.path / "changes.diff").exists():
+        patch = f" && git apply {run.path / 'changes.diff'}" if (run.path / "changes.diff").exists() else ""
+        print(f"the run's own code: git checkout {run.environment.get('commit')}{patch}")
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
