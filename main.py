@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,6 @@ from typing import TYPE_CHECKING
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from utils.args import parse_args
-from utils.config import as_dict
 from utils.errors import Interrupted, RunError
 
 if TYPE_CHECKING:
@@ -25,9 +25,10 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run once; returns the exit code (utils/errors.py)."""
+    began = time.monotonic()
     try:
         args = parse_args(argv)
-        execute(args)
+        execute(args, began)
     except RunError as error:
         print(f"{'stopped' if isinstance(error, Interrupted) else 'error'}: {error}", file=sys.stderr)
         return error.exit_code
@@ -37,8 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def execute(args: Namespace) -> None:
-    """Build the run's folder, then train in it, keeping its status."""
+def execute(args: Namespace, began: float) -> None:
+    """Build the run's folder, then train in it, keeping its status; `began`: when the process started working."""
     from datasets import get_dataset_class
     from models import check_compatibility
     from utils.run import Run
@@ -50,7 +51,7 @@ def execute(args: Namespace) -> None:
             run.note_resumption()
         run.set_status("running")
         try:
-            state = train(args, run)
+            state = train(args, run, began)
         except Interrupted as error:
             run.set_status("interrupted", str(error))
             raise
@@ -60,7 +61,7 @@ def execute(args: Namespace) -> None:
         run.set_status(state)
 
 
-def train(args: Namespace, run: Run) -> str:
+def train(args: Namespace, run: Run, began: float) -> str:
     """Train and report; returns "finished", or "stopped" after --stop_after."""
     from backbone import get_backbone
     from datasets import get_dataset
@@ -92,7 +93,7 @@ def train(args: Namespace, run: Run) -> str:
             split = {"data": dataset.fingerprint(), "tasks": dataset.describe()}
             run.record(event="split", dataset=dataset.NAME, setting=dataset.SETTING, **split)
         loop.train()
-    report(loop)
+    report(loop, began)
     if loop.task < dataset.N_TASKS:
         return "stopped"
     run.record(event="summary", **loop.results.summary())
@@ -113,22 +114,20 @@ def load_start(model: ContinualModel, args: Namespace) -> None:
 
 def optional_callbacks(args: Namespace, run: Run) -> list[Callback]:
     """What the flags ask for beside training itself."""
-    from utils.callbacks import EvaluateEpochs, KeepWeights, Progress, WandB
+    from utils.callbacks import EvaluateEpochs, KeepWeights, Progress
+    from utils.tracking import Tracking
 
     callbacks: list[Callback] = [Progress(args.non_verbose)]
     if args.eval_epochs:
         callbacks.append(EvaluateEpochs(args.eval_epochs))
     if args.savecheck:
         callbacks.append(KeepWeights(args, run))
-    if args.wandb_project and not args.nowand:
-        try:
-            callbacks.append(WandB(args, run, as_dict(args)))
-        except Exception as error:
-            print(f"wandb is left out, it did not start: {error}", file=sys.stderr)
+    if args.wandb_project or args.tensorboard:
+        callbacks.append(Tracking(args))
     return callbacks
 
 
-def report(loop: Loop) -> None:
+def report(loop: Loop, began: float) -> None:
     """Write summary.json and print the tables."""
     from backbone import count_parameters
     from utils.buffer import Buffer
@@ -145,6 +144,7 @@ def report(loop: Loop) -> None:
         "skipped_samples": len(dataset.skipped),
         "skipped": dataset.skipped,
         "seconds": loop.seconds,
+        "total_seconds": loop.seconds_before + time.monotonic() - began,
         **loop.measure_memory(),
         "parameters": count_parameters(loop.model.net),
         "buffer_bytes": sum(part.n_bytes for part in loop.model.modules() if isinstance(part, Buffer)),

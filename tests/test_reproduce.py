@@ -22,17 +22,10 @@ LINE = "--model er --dataset uiprmd --buffer_size 5 --n_tasks 2 --n_epochs 2"
 def finished(tmp_path_factory):
     """Two finished runs that differ in the seed."""
     folder = tmp_path_factory.mktemp("runs")
-    for seed in (0, 1):
-        words = [
-            sys.executable,
-            "main.py",
-            *LINE.split(),
-            "--seed",
-            str(seed),
-            "--run_dir",
-            str(folder / f"seed{seed}"),
-        ]
-        subprocess.run([*words, "--base_path", str(folder / "data")], cwd=ROOT, check=True, capture_output=True)
+    for seed in ("0", "1"):
+        place = ["--run_dir", str(folder / f"seed{seed}"), "--base_path", str(folder / "data")]
+        words = [sys.executable, "main.py", *LINE.split(), "--seed", seed, *place]
+        subprocess.run(words, cwd=ROOT, check=True, capture_output=True)
     return folder / "seed0", folder / "seed1"
 
 
@@ -84,7 +77,7 @@ def test_comparison_names_settings_environment_results_and_where_they_part(finis
     assert runs.main(["--compare", *map(str, finished)]) == 0
     out = capsys.readouterr().out
     assert "environment: no difference" in out
-    assert [line.split() for line in out.splitlines() if line.startswith("seed ")][0] == ["seed", "0", "1"]
+    assert next(line.split() for line in out.splitlines() if line.startswith("seed ")) == ["seed", "0", "1"]
     assert "srcc_pooled" in out
     assert "record 2 of metrics.jsonl" in out
 

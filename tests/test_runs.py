@@ -167,13 +167,6 @@ def test_debug_mode_takes_five_batches_a_task(launch, monkeypatch):
     assert len(seen) == 10
 
 
-def test_wandb_offline_run_is_written_without_a_login(launch):
-    pytest.importorskip("wandb")
-    run = launch(SHORT + " --wandb_project caqa --wandb_mode offline")
-    assert run.code == 0
-    assert list((run.path / "wandb").rglob("*.wandb"))
-
-
 # What a run learns, on real data
 
 

@@ -44,9 +44,7 @@ def write(tmp_path):
 def start(path, *words):
     command = [sys.executable, "scripts/search.py", str(path), *words]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
 
 
 def trials(path):
@@ -92,9 +90,8 @@ def test_runs_judged_on_test_data_are_refused_even_if_their_file_was_changed(wri
         run_trial(search, trial)
 
 
-def test_search_finds_judges_by_the_mean_over_seeds_and_hands_over_to_unseen_seeds_and_test_data(
-    write, tmp_path, capsys
-):
+@pytest.mark.slow
+def test_trials_are_judged_by_their_mean_and_the_best_goes_on_to_other_seeds_and_test_data(write, tmp_path, capsys):
     path = write()
     assert main([str(path), "--trials", "3"]) == 0
     assert "3 trials completed" in capsys.readouterr().out

@@ -190,11 +190,19 @@ def add_management_args(parser: ArgumentParser) -> None:
     )
     group.add_argument("--non_verbose", type=true_or_false, default=False, help="no progress bar")
     group = parser.add_argument_group("wandb")
-    group.add_argument("--nowand", type=true_or_false, default=False, help="no wandb whatever else is given")
     group.add_argument("--wandb_project", help="log to this wandb project (default: no wandb)")
-    group.add_argument("--wandb_entity")
-    group.add_argument("--wandb_name")
-    group.add_argument("--wandb_mode", choices=["online", "offline", "disabled"], default="offline")
+    group.add_argument("--wandb_entity", help="user or team that the project belongs to (default: the key's)")
+    group.add_argument("--wandb_name", help="name of the run in wandb (default: that of the run's folder)")
+    group.add_argument(
+        "--wandb_mode",
+        choices=["online", "offline", "disabled"],
+        default="offline",
+        help="offline: into the run's folder, for scripts/wandb_sync.py; online goes offline without a key or a server",
+    )
+    group.add_argument("--nowand", type=true_or_false, default=False, help="no wandb whatever else is given")
+    group.add_argument(
+        "--tensorboard", type=true_or_false, default=False, help="log to RUN_DIR/tensorboard, for TensorBoard"
+    )
 
 
 def add_rehearsal_args(parser: ArgumentParser) -> None:

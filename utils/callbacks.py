@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
@@ -174,36 +174,3 @@ class EvaluateEpochs(Callback):
         if loop.epoch % self.every == 0:
             figures = loop.results.measure_seen(loop.model)
             loop.run.record(event="evaluation", task=loop.task, epoch=loop.epoch - 1, **figures)
-
-
-class WandB(Callback):
-    """Logs losses, session figures and the summary to Weights & Biases; the mode is always explicit."""
-
-    def __init__(self, args: Namespace, run: Run, config: dict[str, Any]) -> None:
-        import wandb
-
-        self.wandb = wandb.init(
-            project=args.wandb_project,
-            entity=args.wandb_entity,
-            name=args.wandb_name or run.path.name,
-            mode=args.wandb_mode,
-            dir=str(run.path),
-            config=config,
-            tags=[args.dataset, args.model],
-            group=f"{args.model}-{args.dataset}",
-            settings=wandb.Settings(init_timeout=30, silent=True),
-        )
-
-    def on_epoch_end(self, loop: Loop, loss: float) -> None:
-        self.wandb.log({"loss": loss, "task": loop.task, "epoch": loop.epoch - 1})
-
-    def on_task_end(self, loop: Loop) -> None:
-        if loop.results.sessions:
-            figures = loop.results.sessions[-1]
-            self.wandb.log({key: value for key, value in figures.items() if not isinstance(value, list)})
-
-    def on_train_end(self, loop: Loop) -> None:
-        self.wandb.summary.update(
-            {key: value for key, value in loop.results.summary().items() if not isinstance(value, list)}
-        )
-        self.wandb.finish()

@@ -12,7 +12,7 @@ from utils.tables import text_table
 
 # Different for any two runs, and no reason for different results.
 UNIQUE = ("command", "started", "slurm_job", "resumed")
-COST = ("seconds", "peak_memory_bytes", "peak_gpu_memory_bytes")
+COST = ("seconds", "total_seconds", "peak_memory_bytes", "peak_gpu_memory_bytes")
 
 
 def different_settings(a: StoredRun, b: StoredRun) -> list[list[str]]:

@@ -11,6 +11,9 @@
 | predictions/session-<t>.npz | outputs and truth of every evaluation sample, from which any figure follows |
 | summary.json | the final figures and what the run cost |
 | checkpoint.pt | everything `--resume` needs |
+| wandb.json, wandb/ | id of the wandb run, and what it logged |
+| tensorboard/ | event files of `--tensorboard` |
+| log.txt | what the run printed, where a launcher started it |
 """
 
 from __future__ import annotations

@@ -90,7 +90,8 @@ def batch_script(elements: dict[int, str], folder: Path, work: Path, resources: 
         "gres": f"gpu:{r.gpus}" if r.gpus else None,
         "cpus-per-task": str(r.cpus) if r.cpus else None,
     }
-    flags = [f"--{name}={shlex.quote(value)}" if value else f"--{name}" for name, value in options.items() if value is not None]
+    given = {name: value for name, value in options.items() if value is not None}
+    flags = [f"--{name}={shlex.quote(value)}" if value else f"--{name}" for name, value in given.items()]
     launcher = [r.python, str(ROOT / "scripts" / "local_launcher.py"), str(folder / "commands.txt")]
     launcher += ["--at_once", str(r.at_once), "--retry", str(r.retry)]
     launcher += ["--gpus", *map(str, range(r.gpus))] if r.gpus else []

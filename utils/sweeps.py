@@ -133,8 +133,8 @@ def estimate_seconds(resolved: Sequence[Namespace], past: Sequence[StoredRun]) -
     ignored = {"seed", *WITHOUT_EFFECT}
     same, alike = defaultdict[str, list[float]](list), defaultdict[str, list[float]](list)
     for run in past:
-        if run.state == "finished" and isinstance(run.summary.get("seconds"), int | float):
-            seconds = float(run.summary["seconds"])
+        if run.state == "finished" and isinstance(run.summary.get("total_seconds"), int | float):
+            seconds = float(run.summary["total_seconds"])
             same[_key(run.config, run.config.keys() - ignored)].append(seconds)
             alike[_key(run.config, KIND)].append(seconds / max(run.config.get("n_epochs") or 0, 1))
     estimates: list[float | None] = []

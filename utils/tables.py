@@ -26,6 +26,22 @@ HEADLINES = {
     "relative_l2": "relative L2 x 100",
     "mae": "mean absolute error [score]",
 }
+LOWER_IS_BETTER = {
+    "class_il_forgetting",
+    "task_il_forgetting",
+    "srcc_forgetting",
+    "srcc_aft_published",
+    "relative_l2",
+    "relative_l2_published",
+    "mae",
+}
+
+
+def direction(figure: str) -> int:
+    """1 where higher is better, -1 where lower is, 0 for what is no figure of merit (costs, counts)."""
+    if figure in LOWER_IS_BETTER:
+        return -1
+    return 1 if figure in HEADLINES else 0
 
 
 def number(value: float) -> str:
