@@ -42,8 +42,7 @@ def write_atomically(path: str | Path, write: Callable[[IO[bytes]], Any]) -> Non
         with contextlib.suppress(OSError):
             aside.unlink()
         raise StorageError(
-            f"cannot write {path}: {error}. What was there before is untouched; free some space or choose another "
-            "folder (--results_path, --run_dir)"
+            f"cannot write {path}: {error}. What was there before is untouched; free some space or name another folder"
         ) from error
 
 

@@ -73,7 +73,10 @@ class StoredRun:
         """The objects of metrics.jsonl; a last line that a crash cut is left out."""
         try:
             lines = (self.path / "metrics.jsonl").read_text().splitlines()
-        except OSError:
+        except FileNotFoundError:
+            return []
+        except (OSError, UnicodeDecodeError) as error:
+            self.problems.append(f"{self.path / 'metrics.jsonl'} cannot be read: {error}")
             return []
         records = []
         for number, line in enumerate(lines):
@@ -163,7 +166,7 @@ class StoredRun:
     def _table(self, name: str) -> list[list[str]]:
         try:
             return [line.split(",") for line in (self.path / name).read_text().splitlines()]
-        except OSError:
+        except (OSError, UnicodeDecodeError):
             return []
 
 
