@@ -84,15 +84,20 @@ def forgetting(results: Matrix) -> float:
 
     Positive: knowledge was lost. NaN with a single session.
     """
+    return nan_mean(forgetting_per_task(results))
+
+
+def forgetting_per_task(results: Matrix) -> NDArray[np.float64]:
+    """(tasks,) what `forgetting` is the mean of; NaN for the last task and where unmeasured."""
     matrix = as_matrix(results)
     last = len(matrix) - 1
-    drops = []
+    drops = np.full(matrix.shape[1], np.nan)
     for k in range(min(last, matrix.shape[1])):
         measured = matrix[k:last, k]
         measured = measured[~np.isnan(measured)]
         if measured.size:
-            drops.append(measured.max() - matrix[last, k])
-    return nan_mean(drops)
+            drops[k] = measured.max() - matrix[last, k]
+    return drops
 
 
 def backward_transfer(results: Matrix) -> float:

@@ -176,15 +176,15 @@ def find_runs(places: Iterable[str | Path]) -> list[StoredRun]:
     Raises:
         DataError: a place does not exist.
     """
-    found: set[Path] = set()
+    found: dict[Path, Path] = {}
     for place in map(Path, places):
         if not place.is_dir():
             raise DataError(f"no folder {place}")
         for folder, below, files in os.walk(place):
             if any(mark in files for mark in MARKS):
-                found.add(Path(folder))
+                found.setdefault(Path(folder).resolve(), Path(folder))
                 below.clear()
-    return [StoredRun(path) for path in sorted(found)]
+    return [StoredRun(path) for path in sorted(found.values())]
 
 
 def differing(runs: Sequence[StoredRun]) -> dict[str, Counter[str]]:

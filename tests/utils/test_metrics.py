@@ -14,6 +14,7 @@ from utils.metrics import (
     as_matrix,
     backward_transfer,
     forgetting,
+    forgetting_per_task,
     forgetting_published,
     forward_transfer,
     mean_absolute_error,
@@ -224,3 +225,9 @@ def test_published_forgetting_keeps_the_quirks_of_the_released_code():
 @given(arrays(np.float64, (4, 4), elements=st.floats(0, 100)))
 def test_published_forgetting_is_never_negative_nor_below_the_clean_one(matrix):
     assert forgetting_published(matrix) >= max(0.0, forgetting(matrix))
+
+
+def test_forgetting_per_task_counts_no_session_before_the_task_was_learnt():
+    matrix = [[50.0, 99.0, NAN], [70.0, 60.0, NAN], [40.0, 65.0, 90.0]]
+    np.testing.assert_array_equal(forgetting_per_task(matrix), [30.0, -5.0, NAN])
+    assert forgetting(matrix) == 12.5

@@ -19,7 +19,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from utils import metrics
 from utils.errors import DataError, StorageError, UsageError
 from utils.reports import markdown, plots
 from utils.reports.comparisons import compare, marks
@@ -29,7 +28,7 @@ from utils.reports.groups import Groups, Row, group_runs, ranges, stream_options
 from utils.reports.latex import escaped as tex_escaped
 from utils.reports.notes import notes_of
 from utils.reports.report import Options, check_folder, make_report
-from utils.reports.statistics import estimate, forgetting_per_task, holm, mean_over_runs, paired_t_test
+from utils.reports.statistics import estimate, holm, mean_over_runs, paired_t_test
 from utils.stored_runs import StoredRun, find_runs
 
 pytest.importorskip("matplotlib")
@@ -146,20 +145,6 @@ def test_holm_of_a_worked_example() -> None:
     assert holm([0.01, 0.04, NAN, 0.03, 0.005]) == pytest.approx([0.03, 0.06, NAN, 0.06, 0.02], nan_ok=True)
     assert holm([0.6, 0.9]) == [1.0, 1.0]
     assert holm([]) == []
-
-
-@given(
-    st.lists(st.lists(st.one_of(st.floats(-100, 100), st.just(NAN)), min_size=3, max_size=3), min_size=1, max_size=5)
-)
-def test_mean_of_forgetting_per_task_is_the_forgetting_of_the_field(rows: list[list[float]]) -> None:
-    matrix = np.array(rows)
-    expected, own = metrics.forgetting(matrix), metrics.nan_mean(forgetting_per_task(matrix))
-    assert own == pytest.approx(expected, nan_ok=True)
-
-
-def test_forgetting_per_task_counts_no_session_before_the_task_was_learnt() -> None:
-    matrix = np.array([[50.0, 99.0, NAN], [70.0, 60.0, NAN], [40.0, 65.0, 90.0]])
-    np.testing.assert_array_equal(forgetting_per_task(matrix), [30.0, -5.0, NAN])
 
 
 def test_mean_over_runs_is_undefined_only_where_every_run_is() -> None:

@@ -19,6 +19,7 @@ from utils.errors import DataError, UsageError
 from utils.registry import nearest
 from utils.run import TIME_FORMAT
 from utils.stored_runs import StoredRun, differing
+from utils.sweeps import as_ranges
 
 # What makes a stream another one, besides the options of its own.
 STREAM_SETTINGS = (
@@ -350,14 +351,8 @@ def started(run: StoredRun) -> float:
 
 
 def ranges(numbers: Iterable[int]) -> str:
-    """Whole numbers in short: 0-2, 5."""
-    spans: list[list[int]] = []
-    for number in sorted(set(numbers)):
-        if spans and number == spans[-1][1] + 1:
-            spans[-1][1] = number
-        else:
-            spans.append([number, number])
-    return ", ".join(str(low) if low == high else f"{low}-{high}" for low, high in spans)
+    """Whole numbers in short, in ascending order: 0-2, 5."""
+    return as_ranges(sorted(set(numbers))).replace(",", ", ")
 
 
 def _refuse_mixed_cells(members: dict[tuple[Column, Row], list[StoredRun]]) -> None:

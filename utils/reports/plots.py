@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from utils import figures
 from utils.figures import Look, Series
+from utils.metrics import forgetting_per_task
 from utils.reports.document import Picture
 from utils.reports.groups import Cell, Column, Groups, Row, ranges
-from utils.reports.statistics import estimate, forgetting_per_task, mean_over_runs
+from utils.reports.statistics import estimate, mean_over_runs
 from utils.stored_runs import StoredRun
 from utils.tables import HEADLINES
 

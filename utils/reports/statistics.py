@@ -10,8 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from utils.metrics import as_matrix
-
 CONFIDENCE = 0.95
 SIGNIFICANT = 0.05
 
@@ -85,22 +83,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(tested) - rank) * p_values[i]))
         corrected[i] = largest
     return corrected
-
-
-def forgetting_per_task(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(tasks,) best R[t][k] for k <= t <= T-2, less R[T-1][k]; NaN for the last task and where unmeasured.
-
-    `utils.metrics.forgetting` is the mean of these.
-    """
-    values = as_matrix(matrix)
-    last = len(values) - 1
-    drops = np.full(values.shape[1], np.nan)
-    for k in range(min(last, values.shape[1])):
-        measured = values[k:last, k]
-        measured = measured[~np.isnan(measured)]
-        if measured.size:
-            drops[k] = measured.max() - values[last, k]
-    return drops
 
 
 def mean_over_runs(arrays: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
