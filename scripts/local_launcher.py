@@ -20,7 +20,7 @@ from utils.args import not_negative, positive
 from utils.errors import RunError
 from utils.grids import check_all
 from utils.launching import Launcher, summary
-from utils.sweeps import chosen, describe_estimate, estimate_seconds, read_list
+from utils.sweeps import check_folders, chosen, describe_estimate, estimate_seconds, read_list
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -33,13 +33,17 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         lines = chosen(read_list(args.list), args.lines)
-        waiting = [line for line in lines if not line.is_done]
-        resolved = check_all(((line.number, line.words) for line in waiting), str(args.list))
+        resolved = check_all(((line.number, line.words) for line in lines), str(args.list))
+        check_folders(lines, resolved)
     except RunError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        print("stopped before anything was started", file=sys.stderr)
+        return 130
+    waiting = [args for line, args in zip(lines, resolved, strict=True) if not line.is_done]
     if waiting:
-        estimate = describe_estimate(estimate_seconds(resolved, [line.run for line in lines]))
+        estimate = describe_estimate(estimate_seconds(waiting, [line.run for line in lines]))
         print(f"{len(waiting)} of {len(lines)} runs to do, {estimate}")
     launcher = Launcher(lines, args.at_once or max(len(args.gpus), 1), args.gpus, args.retry)
     jobs = launcher.run()

@@ -46,14 +46,16 @@ def prepare(path: Path, out: Path | None, past: list[Path] | None) -> None:
     grid = read_grid(path)
     commands = [grid.command(options) for options in grid.runs]
     resolved = check_all(enumerate((shlex.split(line)[2:] for line in commands), 1), str(path))
+    usual = [place for place in (Path("data/runs"), Path("data/sweeps")) if place.is_dir()]
+    seconds = estimate_seconds(resolved, find_runs(usual if past is None else past))
     out = out or grid.folder / "commands.txt"
     write_text(out, "\n".join(commands) + "\n")
 
-    usual = [place for place in (Path("data/runs"), Path("data/sweeps")) if place.is_dir()]
-    seconds = estimate_seconds(resolved, find_runs(usual if past is None else past))
     counts = Counter((args.model, args.dataset) for args in resolved)
     print("\n".join(f"{n:5d}  {model} on {dataset}" for (model, dataset), n in counts.items()))
     print(f"{len(commands)} runs in {out}, {describe_estimate(seconds)}")
+    if grid.notes:
+        print("\n".join(f"note: {note}" for note in grid.notes))
     if grid.n_repeated:
         print(f"{grid.n_repeated} combinations were equal to others and are left out")
     print(f"next: python scripts/local_launcher.py {out}, or python scripts/slurm_sbatcher.py {out}")

@@ -25,7 +25,7 @@ from utils.args import not_negative, positive
 from utils.errors import RunError, UsageError
 from utils.grids import check_all
 from utils.slurm import Resources, batch_script, divide, in_queue, largest_array, submit
-from utils.sweeps import Line, as_ranges, read_list
+from utils.sweeps import Line, as_ranges, check_folders, read_list
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -76,7 +76,7 @@ def send(args: argparse.Namespace, lines: list[Line], place: Path) -> None:
     if not left:
         print(f"nothing to submit\n{status(lines, queued)}")
         return
-    check_all(((line.number, line.words) for line in lines if line.number in left), str(args.list))
+    check_folders(lines, check_all(((line.number, line.words) for line in lines), str(args.list)))
     elements = {
         element: [line for line in part if line.number in left] for element, part in divide(lines, args.per_job).items()
     }

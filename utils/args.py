@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.config import config_layer, for_backbone, merge, read_yaml
-from utils.errors import UsageError
+from utils.errors import DataError, UsageError
 from utils.registry import Registry, nearest, normalise, unknown_name_message
 
 # Values that say how or where a run is executed, not what it computes: a resumed run may change them.
@@ -238,11 +238,12 @@ def framework_parser() -> ArgumentParser:
 # Resolving
 
 
-def parse_args(argv: Sequence[str] | None = None) -> Namespace:
+def parse_args(argv: Sequence[str] | None = None, data_is_here: bool = True) -> Namespace:
     """Resolve the configuration of a run.
 
     Args:
         argv: the command line, without the program (default: sys.argv).
+        data_is_here: False to resolve what another machine will run; absent data is then no error.
 
     Returns:
         Namespace of all values, with `sources`: a dict from each name to the layer its value came from. Prints the help
@@ -270,7 +271,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
             raise UsageError(f"--{what} is required; known: {', '.join(_registry(what).names())}")
         if what in chosen and normalise(str(chosen[what])) not in _registry(what).names():
             raise UsageError(unknown_name_message(what, str(chosen[what]), _registry(what).names()))
-    return _resolve(parser, argv, config, chosen, resumed)
+    return _resolve(parser, argv, config, chosen, resumed, data_is_here)
 
 
 def complete(args: Namespace) -> None:
@@ -295,13 +296,23 @@ def complete(args: Namespace) -> None:
 
 
 def _resolve(
-    parser: ArgumentParser, argv: Sequence[str], config: dict[str, Any], chosen: dict[str, Any], resumed: Path | None
+    parser: ArgumentParser,
+    argv: Sequence[str],
+    config: dict[str, Any],
+    chosen: dict[str, Any],
+    resumed: Path | None,
+    data_is_here: bool,
 ) -> Namespace:
     if "dataset" in chosen and "help" not in chosen:
         from datasets import get_dataset_class
 
         asked = normalise(str(chosen["dataset"]))
-        chosen["dataset"] = normalise(get_dataset_class(asked).resolve_name({**config, **chosen}))
+        try:
+            chosen["dataset"] = normalise(get_dataset_class(asked).resolve_name({**config, **chosen}))
+        except DataError:
+            if data_is_here:
+                raise
+            chosen["dataset"] = asked
     # A resumed run goes on to the end unless it is told again where to stop.
     left_out = {"dataset", "config", "resume", *(["stop_after"] if resumed else [])}
     own = {key: value for key, value in config.items() if key not in left_out}

@@ -100,7 +100,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=YAML_LOADER)
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read the configuration {path}: {error}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
+        # A date or a number that does not exist, such as 2020-13-45, is a ValueError.
         raise UsageError(f"{path} is not valid YAML: {error}") from error
     if content is None:
         return {}

@@ -17,13 +17,15 @@ range with both ends, `{from, to, count, scale: linear | log}` that many numbers
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
+import math
 import shlex
 from argparse import Namespace
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,17 +50,22 @@ class Grid:
         runs: the options of every run, in the order of the file, each different from all others.
         n_repeated: how many more combinations were equal to one of these.
         folder: where the runs go, each into a folder of its own.
+        notes: blocks that match no run.
     """
 
     name: str
     runs: list[dict[str, Any]]
     n_repeated: int
     folder: Path
+    notes: list[str] = field(default_factory=list)
 
     def command(self, options: dict[str, Any]) -> str:
         """The line that starts a run from the root of the repository."""
         words = to_words({**options, "run_dir": str(self.folder / run_id(options))})
-        return shlex.join(["python", "main.py", *words])
+        line = shlex.join(["python", "main.py", *words])
+        if len(line.splitlines()) > 1:
+            raise UsageError(f"grid {self.name}: a value with a line break does not fit on a line: {line!r}")
+        return line
 
 
 def read_grid(path: Path) -> Grid:
@@ -69,35 +76,47 @@ def read_grid(path: Path) -> Grid:
     """
     content = read_yaml(path)
     check_keys(content, KEYS, str(path))
-    combinations = expand(content.get("values"), content.get("when"), content.get("exclude"), str(path))
+    notes: list[str] = []
+    combinations = expand(content.get("values"), content.get("when"), content.get("exclude"), str(path), notes)
     runs = {run_id(options): options for options in combinations}
-    folder = Path(content.get("folder") or Path("data/sweeps") / path.stem)
-    return Grid(path.stem, list(runs.values()), len(combinations) - len(runs), folder)
+    folder = content.get("folder") or f"data/sweeps/{path.stem}"
+    if not isinstance(folder, str):
+        raise UsageError(f"{path}: 'folder' is the path of a folder, not {folder!r}")
+    return Grid(path.stem, list(runs.values()), len(combinations) - len(runs), Path(folder), notes)
 
 
-def expand(values: Any, when: Any, exclude: Any, place: str) -> list[dict[str, Any]]:
+def expand(values: Any, when: Any, exclude: Any, place: str, notes: list[str] | None = None) -> list[dict[str, Any]]:
     """All combinations of a grid's parts, in order. Stand-ins for absent data are refused unless asked for by name.
+
+    Args:
+        notes: gets a line for every block that matches no run.
 
     Raises:
         UsageError: a part does not have the form shown above, or nothing is left.
     """
     if not isinstance(values, dict) or not values:
         raise UsageError(f"{place}: 'values' must name the options of the runs, e.g. values: {{model: [sgd, er]}}")
-    runs = product({"data_source": "full", **values}, place)
+    runs = product({"data_source": "full", **_mapping(values, f"{place}: 'values'")}, place)
     for number, block in enumerate(_list_of_blocks(when, place, "when"), 1):
         here = f"{place}: when, block {number}"
         check_keys(block, ("match", "values"), here)
         match, extra = (_mapping(block.get(key), f"{here}: '{key}'") for key in ("match", "values"))
         _check_names(match, runs, here)
-        runs = [
-            {**run, **more} for run in runs for more in (product(extra, here) if matches(run, match, here) else [{}])
-        ]
+        more = product(extra, here)
+        hits = [matches(run, match, here) for run in runs]
+        if notes is not None and not any(hits):
+            notes.append(f"{here} matches no run")
+        _check_size(len(runs) + sum(hits) * (len(more) - 1), here)
+        runs = [{**run, **new} for run, hit in zip(runs, hits, strict=True) for new in (more if hit else [{}])]
     for number, match in enumerate(_list_of_blocks(exclude, place, "exclude"), 1):
         here = f"{place}: exclude, block {number}"
         _check_names(match, runs, here)
-        runs = [run for run in runs if not matches(run, match, here)]
-    if not runs:
-        raise UsageError(f"{place}: nothing is left of the grid; look at 'exclude'")
+        kept = [run for run in runs if not matches(run, match, here)]
+        if notes is not None and len(kept) == len(runs):
+            notes.append(f"{here} matches no run")
+        if not kept:
+            raise UsageError(f"{here}: nothing is left of the grid")
+        runs = kept
     return runs
 
 
@@ -108,9 +127,7 @@ def product(values: dict[str, Any], place: str) -> list[dict[str, Any]]:
         UsageError: an option has no alternative, a range does not fit, or there are more than `LARGEST_GRID`.
     """
     axes = {name: alternatives(value, f"{place}: {name}") for name, value in values.items()}
-    n_runs = int(np.prod([float(len(axis)) for axis in axes.values()]))
-    if n_runs > LARGEST_GRID:
-        raise UsageError(f"{place}: {n_runs} combinations are more than {LARGEST_GRID}; search instead of listing")
+    _check_size(math.prod(len(axis) for axis in axes.values()), place)
     return [dict(zip(axes, choice, strict=True)) for choice in itertools.product(*axes.values())]
 
 
@@ -130,29 +147,45 @@ def alternatives(value: Any, place: str) -> list[Any]:
         raise UsageError(f"{place}: a range is {{from, to}}, {{from, to, step}} or {{from, to, count, scale}}")
     try:
         first, last = float(value["from"]), float(value["to"])
-        step, count = float(value.get("step", 1)), int(value.get("count", 0))
-    except (TypeError, ValueError) as error:
+        step, count = float(value.get("step", 1)), float(value.get("count", 0))
+    except (TypeError, ValueError, OverflowError) as error:
         raise UsageError(f"{place}: a range is made of numbers: {error}") from error
+    if not all(map(math.isfinite, (first, last, step, count))) or count != int(count):
+        raise UsageError(f"{place}: a range is made of finite numbers, and count is a whole one")
     scale = value.get("scale", "linear")
     if "count" not in value:
         if step == 0 or (last - first) / step < 0:
             raise UsageError(f"{place}: steps of {step:g} do not lead from {first:g} to {last:g}")
+        _check_size((last - first) / step + 1, place)
         numbers = first + step * np.arange(np.floor((last - first) / step + 1e-9) + 1)
     elif count < 1 or scale not in ("linear", "log") or (scale == "log" and min(first, last) <= 0):
         raise UsageError(f"{place}: count is at least 1, scale is linear or log, and log needs ends above 0")
     else:
-        numbers = np.geomspace(first, last, count) if scale == "log" else np.linspace(first, last, count)
-    rounded = [float(f"{number:.6g}") for number in numbers.tolist()]
-    whole = all(number == int(number) for number in rounded) and scale == "linear"
+        _check_size(count, place)
+        spaced = np.geomspace if scale == "log" else np.linspace
+        numbers = spaced(first, last, int(count))
+    # Whole numbers keep all their digits: seeds may have many.
+    rounded = [number if number == int(number) else float(f"{number:.6g}") for number in numbers.tolist()]
+    whole = all(number == int(number) for number in rounded)
     return [int(number) for number in rounded] if whole else rounded
 
 
 def matches(run: dict[str, Any], match: dict[str, Any], place: str) -> bool:
-    """Whether a run has one of the given values for every name; compared as they would be typed."""
+    """Whether a run has one of the given values for every name."""
     return all(
-        name in run and str(run[name]) in {str(value) for value in alternatives(wanted, f"{place}: {name}")}
+        name in run and as_typed(run[name]) in map(as_typed, alternatives(wanted, f"{place}: {name}"))
         for name, wanted in match.items()
     )
+
+
+def as_typed(value: Any) -> str:
+    """One text for one value: YAML takes 1e-3 for a word, 0.001 for a number, and 1.0 is 1."""
+    text = str(value)
+    for kind in (int, float):
+        with contextlib.suppress(ValueError, OverflowError):
+            number = kind(text)
+            return str(int(number) if number == int(number) else number)
+    return text
 
 
 def to_words(options: dict[str, Any]) -> list[str]:
@@ -166,10 +199,10 @@ def to_words(options: dict[str, Any]) -> list[str]:
 
 def run_id(options: dict[str, Any]) -> str:
     """A name for a run that depends on its settings alone: not on their order, on other runs, or on where data lies."""
-    kept = {name: str(value) for name, value in options.items() if name not in OPERATIONAL and value is not None}
+    kept = {name: as_typed(value) for name, value in options.items() if name not in OPERATIONAL and value is not None}
     digits = hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:8]
-    parts = [str(options[name]) for name in ("model", "dataset") if name in options]
-    return "-".join([*parts, *([f"seed{options['seed']}"] if "seed" in options else []), digits])
+    parts = [kept[name] for name in ("model", "dataset") if name in kept]
+    return "-".join([*parts, *([f"seed{kept['seed']}"] if "seed" in kept else []), digits])
 
 
 def check_words(words: Sequence[str]) -> Namespace:
@@ -181,7 +214,9 @@ def check_words(words: Sequence[str]) -> Namespace:
     from datasets import get_dataset_class
     from models import check_compatibility
 
-    args = parse_args(words)
+    if {"-h", "--help"} & set(words):
+        raise UsageError("--help runs nothing")
+    args = parse_args(words, data_is_here=False)
     check_compatibility(args.model, get_dataset_class(args).resolve_setting(args), args.dataset)
     return args
 
@@ -229,9 +264,14 @@ def _list_of_blocks(value: Any, place: str, key: str) -> list[dict[str, Any]]:
 
 
 def _mapping(value: Any, place: str) -> dict[str, Any]:
-    if not isinstance(value, dict) or not value:
+    if not isinstance(value, dict) or not value or not all(isinstance(name, str) for name in value):
         raise UsageError(f"{place}: expected 'name: value' lines, found {value!r}")
-    return value
+    return {name.replace("-", "_"): part for name, part in value.items()}
+
+
+def _check_size(n_runs: float, place: str) -> None:
+    if n_runs > LARGEST_GRID:
+        raise UsageError(f"{place}: {n_runs:g} combinations are more than {LARGEST_GRID}; search instead of listing")
 
 
 def _check_names(match: dict[str, Any], runs: list[dict[str, Any]], place: str) -> None:

@@ -35,15 +35,19 @@ class Job:
         outcome: waiting, running, finished, failed, interrupted, or elsewhere (another process runs it).
         attempts: how often it was started by this launcher.
         exit_code: of the last attempt.
+        refusal: why the system did not let it start; empty otherwise.
     """
 
     line: Line
     outcome: str = "waiting"
     attempts: int = 0
     exit_code: int | None = None
+    refusal: str = ""
 
     def log_tail(self, n_lines: int = 5) -> list[str]:
-        """The last lines that the run printed."""
+        """The last lines that the run printed, or why it could not be started."""
+        if self.refusal:
+            return [self.refusal]
         try:
             with open(self.line.run_dir / LOG, "rb") as file:
                 file.seek(max(0, os.fstat(file.fileno()).st_size - 20_000))
@@ -110,15 +114,25 @@ class Launcher:
         return self.jobs
 
     def _start(self, job: Job) -> None:
-        if job.line.state == "running":
-            job.outcome = "elsewhere"
+        if job.line.is_done or job.line.state == "running":
+            # Another launcher of the same list may have come first.
+            job.outcome = "finished" if job.line.is_done else "elsewhere"
             self._tell(job)
             return
         slot = next(i for i in range(self.at_once) if i not in self.running)
         gpu = ["--gpus", str(self.gpus[slot % len(self.gpus)])] if self.gpus else []
-        self.running[slot] = (job, start(job.line, max(1, n_cores() // self.at_once), gpu))
         job.attempts += 1
+        try:
+            process = start(job.line, max(1, n_cores() // self.at_once), gpu)
+        except OSError as error:
+            job.outcome, job.refusal = "failed", f"cannot be started: {error}"
+            self._tell(job)
+            return
+        self.running[slot] = (job, process)
         job.outcome = "running"
+        if self.received is not None:
+            # The signal came while the process was being made, and was passed on without it.
+            process.send_signal(self.received)
 
     def _judge(self, job: Job, exit_code: int) -> None:
         job.exit_code = exit_code

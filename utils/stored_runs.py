@@ -49,11 +49,15 @@ class StoredRun:
     @cached_property
     def config(self) -> dict[str, Any]:
         """The resolved configuration; empty if it cannot be read."""
+        path = self.path / "config.yaml"
         try:
-            return read_yaml(self.path / "config.yaml")
-        except UsageError as error:
+            content = read_yaml(path)
+            if content and not path.read_bytes().endswith(b"\n"):
+                self.problems.append(f"{path} was cut")
+        except (UsageError, OSError) as error:
             self.problems.append(str(error))
             return {}
+        return content
 
     @cached_property
     def status(self) -> dict[str, Any]:
@@ -74,10 +78,12 @@ class StoredRun:
         try:
             lines = (self.path / "metrics.jsonl").read_text().splitlines()
         except FileNotFoundError:
-            return []
+            lines = []
         except (OSError, UnicodeDecodeError) as error:
             self.problems.append(f"{self.path / 'metrics.jsonl'} cannot be read: {error}")
             return []
+        if not lines:
+            self._expected("metrics.jsonl")
         records = []
         for number, line in enumerate(lines):
             try:
@@ -88,8 +94,13 @@ class StoredRun:
 
     def matrix(self, name: str) -> np.ndarray:
         """R of a metric, (sessions, tasks), NaN where unmeasured; (0, 0) if there is none."""
-        rows = [[float(cell) if cell else np.nan for cell in row[1:]] for row in self._table(f"R_{name}.csv")[1:]]
-        return np.asarray(rows, dtype=np.float64) if rows else np.empty((0, 0))
+        table = self._table(f"R_{name}.csv")
+        try:
+            rows = [[float(cell) if cell else np.nan for cell in row[1:]] for row in table[1:]]
+            return np.asarray(rows, dtype=np.float64) if rows else np.empty((0, 0))
+        except ValueError as error:
+            self.problems.append(f"{self.path / f'R_{name}.csv'} cannot be read: {error}")
+            return np.empty((0, 0))
 
     def task_names(self, name: str) -> list[str]:
         """The tasks that the columns of `matrix(name)` stand for."""
@@ -100,7 +111,8 @@ class StoredRun:
         folder = self.path / "predictions"
         if session is None:
             numbers = [int(path.stem.rpartition("-")[2]) for path in folder.glob("session-*.npz")]
-            session = max(numbers, default=-1)
+            known = self.summary.get("session", -1)
+            session = max([*numbers, known if isinstance(known, int) else -1], default=-1)
         try:
             with np.load(folder / f"session-{session}.npz") as stored:
                 return {name: stored[name] for name in stored.files}
@@ -114,7 +126,7 @@ class StoredRun:
         """One of `STATES`."""
         if not self.config or "model" not in self.config or "dataset" not in self.config:
             return "broken"
-        state = self.status.get("state", "killed")
+        state = str(self.status.get("state", "killed"))
         if state == "finished":
             return state if self.summary else "broken"
         if lock_is_held(self.path / ".lock"):
@@ -138,7 +150,8 @@ class StoredRun:
 
     @property
     def seed(self) -> int:
-        return int(self.config.get("seed", 0))
+        seed = self.config.get("seed", 0)
+        return seed if isinstance(seed, int) else 0
 
     @property
     def data(self) -> str:
@@ -161,13 +174,28 @@ class StoredRun:
         content = read_json(self.path / name)
         if not content and (self.path / name).exists():
             self.problems.append(f"{self.path / name} cannot be read")
+        elif not content and name != "status.json":
+            self._expected(name)
         return content
+
+    def _expected(self, name: str) -> None:
+        """Note that a file is missing, or has nothing in it, that a run which has ended leaves."""
+        if self.status.get("state") == "finished":
+            self.problems.append(f"{self.path / name} is missing or empty")
 
     def _table(self, name: str) -> list[list[str]]:
         try:
-            return [line.split(",") for line in (self.path / name).read_text().splitlines()]
-        except (OSError, UnicodeDecodeError):
+            text = (self.path / name).read_text(errors="replace")
+        except OSError:
+            text = ""
+        table = [line.split(",") for line in text.splitlines()]
+        if not table and ((self.path / name).exists() or not any(self.path.glob("R_*.csv"))):
+            self._expected(name)
+        is_whole = text.startswith("session,") and text.endswith("\n") and len({len(row) for row in table}) == 1
+        if table and not is_whole:
+            self.problems.append(f"{self.path / name} was cut or is damaged")
             return []
+        return table
 
 
 def find_runs(places: Iterable[str | Path]) -> list[StoredRun]:

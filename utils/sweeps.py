@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 import shlex
 from argparse import Namespace
@@ -47,7 +48,18 @@ class Line:
     @property
     def is_done(self) -> bool:
         """Whether there is nothing left to run; a line with --stop_after ends where it says."""
-        return self.state == "finished" or (self.state == "stopped" and "--stop_after" in self.words)
+        state = self.state
+        return state == "finished" or (state == "stopped" and self._n_tasks_done >= self._stop_after)
+
+    @property
+    def _stop_after(self) -> float:
+        """What the line says; infinity where it says nothing."""
+        found = re.search(r"(?:^| )--stop[_-]after[= ](\d+)", " ".join(self.words))
+        return int(found[1]) if found else math.inf
+
+    @property
+    def _n_tasks_done(self) -> int:
+        return int(self.run.summary.get("session", -1)) + 1
 
     def to_start(self) -> list[str]:
         """Options that start the run, or go on with it; where data lies and the like is taken from the line again."""
@@ -74,13 +86,31 @@ def read_list(path: Path) -> list[Line]:
         if not text.strip() or text.lstrip().startswith("#"):
             continue
         line = _parse(text, number, path)
-        if line.run_dir in owners:
-            raise UsageError(f"{path}: lines {owners[line.run_dir]} and {number} run in the same folder {line.run_dir}")
-        owners[line.run_dir] = number
+        folder = line.run_dir.resolve()
+        if folder in owners:
+            raise UsageError(f"{path}: lines {owners[folder]} and {number} run in the same folder {line.run_dir}")
+        owners[folder] = number
         lines.append(line)
     if not lines:
         raise UsageError(f"{path} holds no command; write it with scripts/prepare_grid.py")
     return lines
+
+
+def check_folders(lines: Sequence[Line], resolved: Sequence[Namespace]) -> None:
+    """Make sure that the folders of the lines hold no runs with other settings: they would pass for these.
+
+    Raises:
+        UsageError: one does; what differs is named.
+    """
+    for line, args in zip(lines, resolved, strict=True):
+        stored = line.run.config if line.state != "never started" else {}
+        asked = {name: value for name, value in as_dict(args).items() if name not in WITHOUT_EFFECT and name in stored}
+        differs = [f"{name} {stored[name]} (now {value})" for name, value in asked.items() if stored[name] != value]
+        if differs:
+            raise UsageError(
+                f"line {line.number}: {line.run_dir} holds a run with other settings: {', '.join(differs)}. Name "
+                "another --run_dir, or remove the folder"
+            )
 
 
 def chosen(lines: Sequence[Line], numbers: str | None) -> list[Line]:
@@ -91,13 +121,18 @@ def chosen(lines: Sequence[Line], numbers: str | None) -> list[Line]:
     """
     if numbers is None:
         return list(lines)
+    by_number = {line.number: line for line in lines}
+    largest = max(by_number, default=0)
     wanted: set[int] = set()
     for part in numbers.split(","):
         found = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
         if not found:
             raise UsageError(f"--lines {numbers}: expected numbers and ranges such as 1-10,12")
-        wanted |= set(range(int(found[1]), int(found[2] or found[1]) + 1))
-    by_number = {line.number: line for line in lines}
+        first, last = int(found[1]), int(found[2] or found[1])
+        if first > last:
+            raise UsageError(f"--lines {numbers}: {part.strip()} runs backwards")
+        # One number too many is enough to be refused below.
+        wanted |= set(range(first, min(last, max(first, largest + 1)) + 1))
     if not wanted <= by_number.keys():
         raise UsageError(f"--lines {numbers}: line {min(wanted - by_number.keys())} holds no command")
     return [by_number[number] for number in sorted(wanted)]
@@ -136,7 +171,8 @@ def estimate_seconds(resolved: Sequence[Namespace], past: Sequence[StoredRun]) -
         if run.state == "finished" and isinstance(run.summary.get("total_seconds"), int | float):
             seconds = float(run.summary["total_seconds"])
             same[_key(run.config, run.config.keys() - ignored)].append(seconds)
-            alike[_key(run.config, KIND)].append(seconds / max(run.config.get("n_epochs") or 0, 1))
+            n_epochs = run.config.get("n_epochs")
+            alike[_key(run.config, KIND)].append(seconds / max(n_epochs if isinstance(n_epochs, int) else 0, 1))
     estimates: list[float | None] = []
     for args in resolved:
         config = as_dict(args)
