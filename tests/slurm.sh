@@ -2,11 +2,20 @@
 # A SLURM of one node on this machine, for the tests marked slurm. As root, on Debian or Ubuntu:
 #   apt-get install -y slurmctld slurmd slurm-client munge
 #   tests/slurm.sh start | stop
+# Leaves a SLURM that runs already as it is, and stops only what it started.
 set -euo pipefail
 folder=${SLURM_TEST_FOLDER:-/tmp/slurm-for-tests}
 name=$(hostname -s)
 
+answers() {
+    sinfo --noheader --format %T 2>/dev/null | grep -q -E 'idle|mixed|alloc'
+}
+
 start() {
+    if answers; then
+        echo "a SLURM runs here already"
+        exit 0
+    fi
     mkdir -p "$folder"/{state,spool} /etc/slurm /run/munge
     cat >/etc/slurm/slurm.conf <<EOF
 ClusterName=tests
@@ -43,7 +52,7 @@ EOF
     slurmctld
     slurmd
     for _ in $(seq 60); do
-        if sinfo --noheader --format %T 2>/dev/null | grep -q -E 'idle|mixed'; then exit 0; fi
+        if answers; then exit 0; fi
         sleep 0.5
     done
     echo "SLURM did not come up; see the logs in $folder" >&2
@@ -53,6 +62,7 @@ EOF
 stop() {
     for daemon in slurmd slurmctld; do
         if [ -f "$folder/$daemon.pid" ]; then kill "$(cat "$folder/$daemon.pid")" || true; fi
+        rm -f "$folder/$daemon.pid"
     done
     if [ -f "$folder/our-munged" ]; then kill "$(cat /run/munge/munged.pid)" || true; fi
     rm -f "$folder/our-munged"
