@@ -43,7 +43,9 @@ def execute(args: Namespace, began: float) -> None:
     from datasets import get_dataset_class
     from models import check_compatibility
     from utils.run import Run
+    from utils.tracking import check_installed
 
+    check_installed(args)
     check_compatibility(args.model, get_dataset_class(args).resolve_setting(args), args.dataset)
     run = Run.reopen(args.resume) if args.resume else Run.create(args)
     with run.locked():

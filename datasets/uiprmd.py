@@ -14,6 +14,7 @@ from datasets.utils.continual_dataset import Samples
 from datasets.utils.scenarios import every_nth
 from datasets.utils.score_dataset import ScoreDataset
 from datasets.utils.sources import TensorSource
+from utils.errors import DataError
 
 FILE = Path(__file__).parent / "data" / "uiprmd" / "deep_squat.npz"
 N_STEPS = 60
@@ -48,6 +49,8 @@ class UIPRMD(ScoreDataset):
         return 2
 
     def load_samples(self) -> Samples:
+        if not FILE.exists():
+            raise DataError(f"{FILE} is missing; it is part of the repository: git checkout -- datasets/data")
         with np.load(FILE) as file:
             steps = file["sequences"].reshape(-1, N_STEPS, 240 // N_STEPS, 4).mean(axis=2)
             sequences = torch.from_numpy(steps).transpose(1, 2).contiguous()

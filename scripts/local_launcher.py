@@ -17,7 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from utils.args import not_negative, positive
-from utils.errors import RunError
+from utils.errors import RunError, run_script
 from utils.grids import check_all
 from utils.launching import Launcher, summary
 from utils.sweeps import check_folders, chosen, describe_estimate, estimate_seconds, read_list
@@ -38,9 +38,6 @@ def main(argv: list[str] | None = None) -> int:
     except RunError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        print("stopped before anything was started", file=sys.stderr)
-        return 130
     waiting = [args for line, args in zip(lines, resolved, strict=True) if not line.is_done]
     if waiting:
         estimate = describe_estimate(estimate_seconds(waiting, [line.run for line in lines]))
@@ -54,4 +51,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_script(main))

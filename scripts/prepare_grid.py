@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.errors import RunError
+from utils.errors import RunError, run_script
 from utils.files import write_text
 from utils.grids import check_all, read_grid
 from utils.stored_runs import find_runs
@@ -58,8 +58,9 @@ def prepare(path: Path, out: Path | None, past: list[Path] | None) -> None:
         print("\n".join(f"note: {note}" for note in grid.notes))
     if grid.n_repeated:
         print(f"{grid.n_repeated} combinations were equal to others and are left out")
-    print(f"next: python scripts/local_launcher.py {out}, or python scripts/slurm_sbatcher.py {out}")
+    quoted = shlex.quote(str(out))
+    print(f"next: python scripts/local_launcher.py {quoted}, or python scripts/slurm_sbatcher.py {quoted}")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_script(main))

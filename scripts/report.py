@@ -23,7 +23,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.errors import RunError
+from utils.errors import RunError, run_script
 from utils.reports.report import Options, check_folder, main_table_text, make_report, write_report
 from utils.stored_runs import find_runs
 
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
         check_folder(args.out)
-        options = Options(args.by, args.where, args.baseline, args.figures)
+        options = Options(list(dict.fromkeys(args.by)), args.where, args.baseline, args.figures)
         document, files = make_report(find_runs(args.runs), options)
         write_report(files, args.out)
     except RunError as error:
@@ -61,4 +61,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_script(main))

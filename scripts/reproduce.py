@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -19,7 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from utils.comparison import different_environment, different_results, first_difference
-from utils.errors import RunError, UsageError
+from utils.errors import DataError, RunError, UsageError, run_script
 from utils.registry import ROOT
 from utils.stored_runs import StoredRun
 from utils.tables import text_table
@@ -33,6 +34,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--gpus", nargs="*", help="GPUs, if others than the run's")
     args = parser.parse_args(argv)
     try:
+        if not (args.run / "config.yaml").exists():
+            raise DataError(f"{args.run} is no run folder (no config.yaml)")
         run = StoredRun(args.run)
         if run.state not in ("finished", "stopped"):
             hint = f": {run.reason}" if run.reason else ""
@@ -42,6 +45,8 @@ def main(argv: list[str] | None = None) -> int:
             extra = ["--data_root", str(args.data_root)] if args.data_root else []
             extra += ["--gpus", *args.gpus] if args.gpus is not None else []
             code = repeat(run, out, extra)
+            if code:
+                print(f"{own_code(run)}; --gpus names other GPUs, or none", file=sys.stderr)
             return code or verdict(run, StoredRun(out))
     except RunError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -72,11 +77,16 @@ def verdict(run: StoredRun, again: StoredRun) -> int:
     results = different_results(run, again)
     print(f"\ndifferent, from {where} on")
     print(text_table(["figure", *header[1:]], results) if results else "the final figures are the same all the same")
-    if run.environment.get("commit") != again.environment.get("commit") or (run.path / "changes.diff").exists():
-        patch = f" && git apply {run.path / 'changes.diff'}" if (run.path / "changes.diff").exists() else ""
-        print(f"the run's own code: git checkout {run.environment.get('commit')}{patch}")
+    print(own_code(run))
     return 1
 
 
+def own_code(run: StoredRun) -> str:
+    """How to get the code that the run was made with."""
+    changes = (run.path / "changes.diff").resolve()
+    patch = f" && git apply {shlex.quote(str(changes))}" if changes.exists() else ""
+    return f"the run's own code: git checkout {run.environment.get('commit') or 'its commit, which is unknown'}{patch}"
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_script(main))

@@ -15,7 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from utils.comparison import describe
-from utils.errors import DataError, RunError
+from utils.errors import DataError, RunError, run_script
 from utils.stored_runs import STATES, StoredRun, find_runs
 from utils.tables import duration, number, text_table
 
@@ -38,7 +38,9 @@ def main(argv: list[str] | None = None) -> int:
         if args.compare:
             print(describe(*(one_run(path) for path in args.compare)))
         else:
-            print(table(find_runs(args.folders or [path for path in USUAL if Path(path).is_dir()]), args.state))
+            places = args.folders or [path for path in map(Path, USUAL) if path.is_dir()]
+            runs = find_runs(places)
+            print(table(runs, args.state) if runs else f"no run in {', '.join(map(str, places)) or ', '.join(USUAL)}")
     except RunError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -73,8 +75,8 @@ def row(run: StoredRun, state: str) -> list[str]:
     sessions = [record for record in run.records if record.get("event") == "session"]
     figures = run.summary or (sessions[-1] if sessions else {})
     name = next((name for name in MAIN_FIGURES if name in figures), "-")
-    n_tasks = len(run.split.get("tasks", [])) or "?"
-    seconds = run.summary.get("seconds")
+    n_tasks = 1 if run.config.get("joint") else len(run.split.get("tasks", [])) or "?"
+    seconds = run.summary.get("total_seconds")
     return [
         str(run.path),
         state,
@@ -89,4 +91,4 @@ def row(run: StoredRun, state: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_script(main))

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -25,7 +26,7 @@ import yaml
 
 from utils.args import not_negative, positive
 from utils.conf import n_cores
-from utils.errors import RunError
+from utils.errors import RunError, run_script
 from utils.files import write_text
 from utils.search import Search, open_study, read_search, work
 from utils.tables import text_table
@@ -90,8 +91,9 @@ def findings(search: Search, n_trials: int) -> str:
     rows = [[str(t.number), f"{t.value:.4g}", *(_value(t.params[name]) for name in search.space)] for t in best[:5]]
     final = {
         "values": {
-            **{name: value for name, value in search.values.items() if name != "validation"},
-            **best[0].params,
+            # A list is one value of an option that takes several; a grid would take its items for alternatives.
+            **{name: _single(value) for name, value in search.values.items() if name != "validation"},
+            **{name: _single(value) for name, value in best[0].params.items()},
             "seed": others[:N_FINAL_SEEDS],
         },
         "folder": f"data/sweeps/{search.name}-final",
@@ -99,7 +101,11 @@ def findings(search: Search, n_trials: int) -> str:
     write_text(search.folder / "best.yaml", yaml.safe_dump(best[0].params, sort_keys=False))
     write_text(search.folder / "final.yaml", yaml.safe_dump(final, sort_keys=False))
     table = text_table(["trial", search.figure, *search.space], rows)
-    return f"{table}\n\n{count}\nnext: python scripts/prepare_grid.py {search.folder / 'final.yaml'}"
+    return f"{table}\n\n{count}\nnext: python scripts/prepare_grid.py {shlex.quote(str(search.folder / 'final.yaml'))}"
+
+
+def _single(value: object) -> object:
+    return [value] if isinstance(value, list | tuple) else value
 
 
 def _value(value: object) -> str:
@@ -107,4 +113,4 @@ def _value(value: object) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_script(main))

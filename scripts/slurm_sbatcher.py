@@ -14,6 +14,7 @@ for the full data, so that no stand-in replaces what a node does not see.
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 import time
 from collections import Counter
@@ -22,9 +23,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from utils.args import not_negative, positive
-from utils.errors import RunError, UsageError
+from utils.errors import RunError, UsageError, run_script
+from utils.files import exclusive_lock
 from utils.grids import check_all
-from utils.slurm import Resources, batch_script, divide, in_queue, largest_array, submit
+from utils.slurm import Resources, batch_script, divide, largest_array, seconds_of, submissions, submit
 from utils.sweeps import Line, as_ranges, check_folders, read_list
 
 
@@ -34,9 +36,20 @@ def main(argv: list[str] | None = None) -> int:
         lines = read_list(args.list)
         place = args.list.with_suffix(".slurm").resolve()
         if args.status:
-            print(status(lines, in_queue(place)))
-        else:
+            print(status(lines, submissions(place)))
+            return 0
+        check_folders(lines, check_all(((line.number, line.words) for line in lines), str(args.list)))
+        if args.time and seconds_of(args.time) <= args.warning:
+            raise UsageError(
+                f"--time {args.time} leaves no time before the checkpoints, which are written {args.warning} s before "
+                "the limit; give more time, or a shorter --warning"
+            )
+        if args.dry_run:
             send(args, lines, place)
+        else:
+            place.mkdir(parents=True, exist_ok=True)
+            with exclusive_lock(place / ".lock", f"{args.list} is being submitted by another process"):
+                send(args, lines, place)
     except RunError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -71,12 +84,11 @@ def make_parser() -> argparse.ArgumentParser:
 
 def send(args: argparse.Namespace, lines: list[Line], place: Path) -> None:
     """Submit what is neither finished nor in the queue, or show what would be submitted."""
-    queued = {} if args.dry_run else in_queue(place)
-    left = {line.number for line in lines if not (line.is_done or line.number in queued or line.state == "running")}
+    sent = {} if args.dry_run else submissions(place)
+    left = {line.number for line in lines if where(line, sent) not in ("finished", "running", "queued")}
     if not left:
-        print(f"nothing to submit\n{status(lines, queued)}")
+        print(f"nothing to submit\n{status(lines, sent)}")
         return
-    check_folders(lines, check_all(((line.number, line.words) for line in lines), str(args.list)))
     elements = {
         element: [line for line in part if line.number in left] for element, part in divide(lines, args.per_job).items()
     }
@@ -88,7 +100,7 @@ def send(args: argparse.Namespace, lines: list[Line], place: Path) -> None:
             f"give --per_job {-(-len(lines) // largest)} or more"
         )
     resources = Resources(
-        name=args.job_name or args.list.stem,
+        name=args.job_name or (args.list.resolve().parent.name if args.list.stem == "commands" else args.list.stem),
         python=args.python or ("python" if args.setup else sys.executable),
         at_once=args.at_once or max(args.gpus, 1),
         **{
@@ -105,12 +117,15 @@ def send(args: argparse.Namespace, lines: list[Line], place: Path) -> None:
         return
     job = submit(lines, elements, folder, text)
     print(f"job {job}: {len(left)} of {len(lines)} runs in {len(elements)} jobs; what they print is in {folder}")
-    print(f"next: python scripts/slurm_sbatcher.py {args.list} --status")
+    print(f"next: python scripts/slurm_sbatcher.py {shlex.quote(str(args.list))} --status")
 
 
-def status(lines: list[Line], queued: dict[int, str]) -> str:
-    """How many lines are in which state, and what is known about those that failed."""
-    states = {line.number: where(line, queued) for line in lines}
+Sent = dict[Path, tuple[str, str | None]]
+
+
+def status(lines: list[Line], sent: Sent) -> str:
+    """How many lines are in which state, and what is known about those that failed or never began."""
+    states = {line.number: where(line, sent) for line in lines}
     counts = Counter(states.values())
     known = ("finished", "running", "queued", "interrupted", "stopped", "killed", "failed", "broken", "never started")
     texts = [f"{counts[state]:6d}  {state}" for state in known if counts[state]]
@@ -118,16 +133,21 @@ def status(lines: list[Line], queued: dict[int, str]) -> str:
         if states[line.number] in ("failed", "broken", "killed"):
             reason = line.run.reason or "see its log.txt"
             texts.append(f"{states[line.number]}: line {line.number}, {line.run_dir}: {reason}")
+        job, _ = sent.get(line.run_dir.resolve(), ("", None))
+        if states[line.number] == "never started" and job:
+            texts.append(
+                f"never started: line {line.number}, job {job} left the queue; look at its output, or at sacct"
+            )
     return "\n".join(texts)
 
 
-def where(line: Line, queued: dict[int, str]) -> str:
+def where(line: Line, sent: Sent) -> str:
     """The state of a line: what its folder says, and for what is not running or done whether it waits in the queue."""
     if line.is_done:
         return "finished"
-    state = line.state
-    return "queued" if state != "running" and line.number in queued else state
+    state, (_, in_queue) = line.state, sent.get(line.run_dir.resolve(), ("", None))
+    return "queued" if state != "running" and in_queue else state
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_script(main))

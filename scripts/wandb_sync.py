@@ -23,7 +23,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from utils.args import not_negative, positive, positive_number
-from utils.errors import RunError, StorageError
+from utils.errors import RunError, StorageError, run_script
 from utils.wandb_offline import Part, Uploads, check_upload, find_parts, waiting
 
 
@@ -77,4 +77,4 @@ def upload(todo: dict[str, list[Part]], at_once: int, uploads: Uploads) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_script(main))

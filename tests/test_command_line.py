@@ -234,3 +234,16 @@ def test_gpu_that_is_not_there_is_refused(launch, capsys):
     absent = torch.cuda.device_count()
     assert launch(f"--model sgd --dataset uiprmd --gpus {absent}").code == 2
     assert f"cuda:{absent}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["a/b", "a:b", "a#b", "", "x" * 129])
+def test_project_name_that_wandb_would_refuse_is_refused_before_the_run(name):
+    with pytest.raises(UsageError, match="wandb"):
+        parse_args(["--model", "sgd", "--dataset", "uiprmd", "--wandb_project", name])
+
+
+@pytest.mark.parametrize(("value", "mode"), [("disabled", "disabled"), ("online", "online"), ("dryrun", "offline")])
+def test_mode_of_wandb_may_come_from_its_environment_variable(monkeypatch, value, mode):
+    monkeypatch.setenv("WANDB_MODE", value)
+    assert parse_args(["--model", "sgd", "--dataset", "uiprmd"]).wandb_mode == mode
+    assert parse_args(["--model", "sgd", "--dataset", "uiprmd", "--wandb_mode", "offline"]).wandb_mode == "offline"

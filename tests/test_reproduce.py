@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from scripts import reproduce, runs
+from utils.errors import run_script
 from utils.registry import ROOT
 from utils.run import Run, uncommitted_changes
 from utils.stored_runs import StoredRun
@@ -71,6 +72,28 @@ def test_run_that_has_not_ended_is_not_repeated(launch, capsys):
     run = launch("--model sgd --dataset seq-digits --backbone mlp --lr 1e38")
     assert reproduce.main([str(run.path)]) == 2
     assert "failed" in capsys.readouterr().err
+
+
+def test_folder_without_a_run_and_a_run_that_lost_a_file_are_named(finished, tmp_path, capsys):
+    assert reproduce.main([str(tmp_path / "absent")]) == 3
+    changed = tmp_path / "changed"
+    shutil.copytree(finished[0], changed)
+    (changed / "predictions" / "session-0.npz").unlink()
+    runs.main(["--compare", str(finished[0]), str(changed)])
+    assert f"the predictions after session 0, which {changed} lacks" in capsys.readouterr().out
+
+
+def test_ctrl_c_and_a_reader_that_leaves_end_a_script_without_a_traceback(finished):
+    words = [sys.executable, "scripts/runs.py", str(finished[0].parent)]
+    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        assert "Traceback" not in process.stderr.read()
+    assert process.returncode == 141
+
+    def stop():
+        raise KeyboardInterrupt
+
+    assert run_script(stop) == 130
 
 
 def test_comparison_names_settings_environment_results_and_where_they_part(finished, capsys):

@@ -11,11 +11,11 @@ import time
 import pytest
 import yaml
 
-from scripts.search import main
+from scripts.search import findings, main
 from utils.errors import UsageError
 from utils.grids import check_words, read_grid, to_words
 from utils.registry import ROOT
-from utils.search import open_study, read_search, run_trial
+from utils.search import open_study, read_search, run_trial, suggest
 from utils.stored_runs import find_runs
 
 optuna = pytest.importorskip("optuna")
@@ -68,6 +68,9 @@ def without(name):
         ({"space": {"lr": {"from": "low", "to": 1}}}, "numbers"),
         ({"values": {**CONTENT["values"], "n_epochs": [1, 2]}}, "space"),
         ({"figure": None}, "figure"),
+        ({"figure": "srcc_poled"}, "srcc_pooled"),
+        ({"figure": "class_il_mean"}, "class_il_mean"),
+        ({"seeds": ["a"]}, "whole numbers"),
         ({"metric": "mae"}, "metric"),
     ],
 )
@@ -113,6 +116,20 @@ def test_trials_are_judged_by_their_mean_and_the_best_goes_on_to_other_seeds_and
     n_runs = len(find_runs([tmp_path / "search"]))
     assert main([str(path), "--trials", "3"]) == 0
     assert len(find_runs([tmp_path / "search"])) == n_runs
+
+
+def test_option_with_several_values_stays_one_value_after_the_search(write, tmp_path):
+    values = {**CONTENT["values"], "lr_scheduler": "multistep", "lr_milestones": [[1, 2]]}
+    path = write(values=values, seeds=[100])
+    search = read_search(path)
+    study = open_study(search)
+    trial = study.ask()
+    suggest(trial, search.space)
+    study.tell(trial, 1.0)
+    findings(search, 1)
+    grid = read_grid(tmp_path / "search" / "final.yaml")
+    assert {tuple(options["lr_milestones"]) for options in grid.runs} == {(1, 2)}
+    assert len(grid.runs) == 5
 
 
 def test_figures_that_are_errors_are_made_small(write):

@@ -15,6 +15,7 @@ import pytest
 from tests.conftest import Finished
 from utils.errors import UsageError
 from utils.registry import ROOT
+from utils.slurm import Resources, batch_script, seconds_of
 from utils.stored_runs import StoredRun
 from utils.sweeps import read_list
 
@@ -142,6 +143,40 @@ def test_dry_run_shows_the_script_and_writes_nothing(sweep, tmp_path):
     assert "export OMP_NUM_THREADS=4" in lines
     assert any(line.startswith("python ") and "--at_once 2 --retry 1 --gpus 0 1" in line for line in lines)
     assert subprocess.run(["bash", "-n"], input=script, text=True, check=False).returncode == 0
+
+
+@pytest.mark.slurm
+def test_what_waits_in_the_queue_is_known_by_its_run_when_the_list_has_changed(slurm, sweep):
+    path, _ = sweep
+    sbatcher = (sys.executable, "scripts/slurm_sbatcher.py", path)
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(lines[:2]))
+    call(*sbatcher, "--extra=--hold")
+    path.write_text("\n".join(reversed(lines)))
+    assert call(*sbatcher, "--status") == "     2  queued\n     4  never started\n"
+    assert "4 of 6 runs in 4 jobs" in call(*sbatcher, "--extra=--hold")
+    assert call(*sbatcher, "--status") == "     6  queued\n"
+
+
+@pytest.mark.parametrize(
+    ("limit", "seconds"),
+    [("30", 1800), ("1:30", 90), ("4:00:00", 14400), ("2-12", 216000), ("2-12:30", 217800), ("1-0:0:5", 86405)],
+)
+def test_time_limits_are_read_as_slurm_does(limit, seconds):
+    assert seconds_of(limit) == seconds
+
+
+@pytest.mark.parametrize("limit", ["2:00", "soon"])
+def test_limit_that_leaves_no_time_for_work_is_refused(sweep, limit):
+    words = [sys.executable, "scripts/slurm_sbatcher.py", str(sweep[0]), "--dry_run", "--time", limit]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == UsageError.exit_code
+    assert f"--time {limit}" in done.stderr
+
+
+def test_percent_signs_in_a_path_are_no_placeholders(tmp_path):
+    text = batch_script({0: "1"}, tmp_path / "50%a", tmp_path, Resources(name="x", python="python"))
+    assert f"--output={tmp_path}/50%%a/%a.out" in text
 
 
 def test_list_with_a_flag_that_main_refuses_is_not_submitted(sweep, tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ the file of `--config`, the command line. Only the chosen method, stream and bac
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
@@ -40,6 +41,7 @@ OPERATIONAL = (
 )
 # What two runs may differ in and still be repetitions of one experiment, the seed apart.
 WITHOUT_EFFECT = (*OPERATIONAL, "run_dir", "savecheck", "eval_epochs", "model_config", "config")
+WANDB_MODES = ["online", "offline", "disabled"]
 EXIT_CODES = (
     "exit codes: 0 the run ended; 1 a bug; 2 wrong usage; 3 missing or broken data; 4 loss or outputs not finite; "
     "5 results or checkpoint cannot be written or read; 130 Ctrl-C, 143 SIGTERM, 138 SIGUSR1 (a checkpoint was "
@@ -107,6 +109,13 @@ def percentage(text: str | float) -> float:
     if not 0 < value < 100:
         raise argparse.ArgumentTypeError(f"{value:g} is not between 0 and 100")
     return value
+
+
+def wandb_project(text: str) -> str:
+    """A name that wandb takes for a project."""
+    if not text or len(text) > 128 or set(text) & set("/\\#?%:"):
+        raise argparse.ArgumentTypeError(f"'{text}': wandb takes up to 128 characters, none of them / \\ # ? % :")
+    return text
 
 
 # Groups of options
@@ -190,13 +199,13 @@ def add_management_args(parser: ArgumentParser) -> None:
     )
     group.add_argument("--non_verbose", type=true_or_false, default=False, help="no progress bar")
     group = parser.add_argument_group("wandb")
-    group.add_argument("--wandb_project", help="log to this wandb project (default: no wandb)")
+    group.add_argument("--wandb_project", type=wandb_project, help="log to this wandb project (default: no wandb)")
     group.add_argument("--wandb_entity", help="user or team that the project belongs to (default: the key's)")
     group.add_argument("--wandb_name", help="name of the run in wandb (default: that of the run's folder)")
     group.add_argument(
         "--wandb_mode",
-        choices=["online", "offline", "disabled"],
-        default="offline",
+        choices=WANDB_MODES,
+        default=os.environ.get("WANDB_MODE") if os.environ.get("WANDB_MODE") in WANDB_MODES else "offline",
         help="offline: into the run's folder, for scripts/wandb_sync.py; online goes offline without a key or a server",
     )
     group.add_argument("--nowand", type=true_or_false, default=False, help="no wandb whatever else is given")

@@ -34,7 +34,11 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except Exception as error:  # torch's reader meets a damaged file with almost any exception
         raise StorageError(f"cannot read the checkpoint {path}: {type(error).__name__}: {error}") from error
     if not isinstance(state, dict) or state.get("version") != VERSION:
-        raise StorageError(f"{path} is no checkpoint of this version ({VERSION}) of the framework")
+        found = state.get("version", "none") if isinstance(state, dict) else "none"
+        raise StorageError(
+            f"{path} is a checkpoint of version {found}, this code reads version {VERSION}: check out the commit that "
+            "the run's environment.json names, or start the run anew"
+        )
     return state
 
 

@@ -56,6 +56,9 @@ def first_difference(a: StoredRun, b: StoredRun) -> str | None:
         return f"metrics.jsonl has {len(a.records)} records in one and {len(b.records)} in the other"
     for session in range(sum(record.get("event") == "session" for record in a.records)):
         x, y = a.predictions(session), b.predictions(session)
+        for run, found in ((a, x), (b, y)):
+            if not found:
+                return f"the predictions after session {session}, which {run.path} lacks"
         if x.keys() != y.keys() or not all(np.array_equal(x[name], y[name]) for name in x):
             return f"the predictions after session {session}"
     return None

@@ -11,6 +11,12 @@
 | 130, 143, 138 | stopped by Ctrl-C, SIGTERM, SIGUSR1 after writing a checkpoint; continue with --resume |
 """
 
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
 
 class RunError(Exception):
     """An error whose message tells what was wrong, where, and what to do about it."""
@@ -48,3 +54,18 @@ class Interrupted(RunError):
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
         self.exit_code = 128 + signal_number
+
+
+def run_script(main: Callable[[], int]) -> int:
+    """Call a script's entry point; a Ctrl-C, or a reader of its output that has left, ends it without a traceback."""
+    try:
+        code = main()
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # What is still to be flushed at exit has nowhere to go either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141

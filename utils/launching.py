@@ -136,8 +136,11 @@ class Launcher:
 
     def _judge(self, job: Job, exit_code: int) -> None:
         job.exit_code = exit_code
-        if job.line.is_done and exit_code == 0:
+        if job.line.is_done:
             job.outcome = "finished"
+        elif exit_code and job.line.state == "running":
+            # Another launcher of the same list was quicker.
+            job.outcome = "elsewhere"
         elif self.received is not None:
             job.outcome = "interrupted"
         elif job.attempts <= self.retry and exit_code not in HOPELESS:

@@ -23,6 +23,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
+from datasets import get_dataset_class
+from datasets.utils.continual_dataset import SCORE_SETTINGS
 from utils.args import OPERATIONAL
 from utils.conf import derive_seed, n_cores
 from utils.config import read_yaml
@@ -30,9 +32,10 @@ from utils.errors import Interrupted, RunError, TrainingError, UsageError
 from utils.files import exclusive_lock, lock_is_held
 from utils.grids import alternatives, check_keys, check_words, product, run_id, to_words
 from utils.launching import LOG, SIGNALS, start
+from utils.registry import nearest
 from utils.stored_runs import StoredRun
 from utils.sweeps import Line
-from utils.tables import LOWER_IS_BETTER
+from utils.tables import HEADLINES, LOWER_IS_BETTER
 
 KEYS = ("values", "seeds", "space", "figure", "folder")
 RESERVED = ("seed", "validation", "model", "dataset", "run_dir", *OPERATIONAL)
@@ -90,7 +93,12 @@ def read_search(path: Path) -> Search:
     if len(fixed) > 1:
         raise UsageError(f"{path}: 'values' has one value for each option; alternatives belong under 'space'")
     folder = Path(content.get("folder") or Path("data/searches") / path.stem)
-    seeds = [int(seed) for seed in alternatives(content.get("seeds", [0]), f"{path}: seeds")]
+    seeds = alternatives(content.get("seeds", [0]), f"{path}: seeds")
+    if not all(isinstance(seed, int) for seed in seeds):
+        raise UsageError(f"{path}: seeds are whole numbers, not {', '.join(map(str, seeds))}")
+    if content["figure"] not in HEADLINES:
+        hint = ", ".join(nearest(str(content["figure"]), HEADLINES) or HEADLINES)
+        raise UsageError(f"{path}: '{content['figure']}' is no figure to search by; known: {hint}")
     search = Search(path.stem, fixed[0], seeds, content["space"], str(content["figure"]), folder)
     for name in search.space:
         ends = _ends(search.space[name], f"{path}: {name}")
@@ -102,6 +110,9 @@ def read_search(path: Path) -> Search:
             f"{path}: without 'validation' under 'values' the search would choose on test data; give a percentage of "
             "the training data, e.g. validation: 20"
         )
+    is_class_figure = search.figure.startswith(("class_il", "task_il"))
+    if is_class_figure == (get_dataset_class(args).resolve_setting(args) in SCORE_SETTINGS):
+        raise UsageError(f"{path}: {args.dataset} has no figure '{search.figure}'")
     return search
 
 
@@ -112,9 +123,9 @@ def work(search: Search, n_trials: int, worker: int, sampler_seed: int) -> None:
         Interrupted: asked to stop; the trial at hand is taken up again by the next start.
         RunError: a run failed for another reason than its values.
     """
+    study = open_study(search, worker, sampler_seed)
     import optuna
 
-    study = open_study(search, worker, sampler_seed)
     with _registered(search.folder) as name:
         while True:
             _take_up_abandoned(study, search, name)

@@ -78,7 +78,7 @@ def batch_script(elements: dict[int, str], folder: Path, work: Path, resources: 
     options = {
         "job-name": r.name,
         "array": as_ranges(sorted(elements)) + limit,
-        "output": f"{folder}/%a.out",
+        "output": f"{folder}".replace("%", "%%") + "/%a.out",
         "open-mode": "append",
         "requeue": "",
         "signal": f"B:USR1@{r.warning}",
@@ -139,8 +139,8 @@ def submit(lines: Sequence[Line], elements: dict[int, list[Line]], folder: Path,
     if done.returncode:
         raise UsageError(f"sbatch refused {folder / 'job.sh'}: {done.stderr.strip()}")
     job = done.stdout.strip().partition(";")[0]
-    numbers = {element: [line.number for line in part] for element, part in elements.items()}
-    write_text(folder / "submission.json", json.dumps({"job": job, "elements": numbers}, indent=1) + "\n")
+    runs = {element: [str(line.run_dir.resolve()) for line in part] for element, part in elements.items()}
+    write_text(folder / "submission.json", json.dumps({"job": job, "elements": runs}, indent=1) + "\n")
     return job
 
 
@@ -154,27 +154,51 @@ def largest_array() -> int | None:
     return int(found[1]) if found else None
 
 
-def in_queue(place: Path) -> dict[int, str]:
-    """Line number -> SLURM's state (PENDING, RUNNING ...) for what earlier submissions below `place` have in the queue.
+def seconds_of(limit: str) -> int:
+    """A time limit in SLURM's forms: minutes, minutes:seconds, hours:minutes:seconds, days-hours[:minutes[:seconds]].
+
+    Raises:
+        UsageError: it has none of them.
+    """
+    found = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", limit)
+    if not found:
+        raise UsageError(f"--time {limit}: expected a limit such as 30, 4:00:00 or 2-12:00")
+    days, *parts = (int(part) if part is not None else None for part in found.groups())
+    first, second, third = parts[0] or 0, parts[1] or 0, parts[2]
+    if days is not None:
+        return ((days * 24 + first) * 60 + second) * 60 + (third or 0)
+    return first * 60 + second if third is None else (first * 60 + second) * 60 + third
+
+
+def submissions(place: Path) -> dict[Path, tuple[str, str | None]]:
+    """What earlier submissions below `place` sent: run folder -> (job and element, SLURM's state such as PENDING or
+    RUNNING, or None where the element has left the queue); of several submissions the last counts.
 
     Raises:
         StorageError: squeue does not answer.
     """
-    states: dict[int, str] = {}
-    if shutil.which("squeue") is None:
-        return states
+    sent: dict[Path, tuple[str, str | None]] = {}
     for path in sorted(place.glob("*/submission.json")):
         submission = read_json(path)
-        job, elements = str(submission.get("job", "")), submission.get("elements", {})
-        command = ["squeue", "--noheader", "--array", "--jobs", job, "--format", "%i %T"]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-        except subprocess.TimeoutExpired as error:
-            raise StorageError("squeue does not answer; try again later") from error
-        if done.returncode and "Invalid job id" not in done.stderr:
-            raise StorageError(f"squeue failed: {done.stderr.strip()}")
-        for text in done.stdout.splitlines():
-            name, state = text.split()
-            for number in elements.get(name.rpartition("_")[2], []):
-                states[number] = state
-    return states
+        job = str(submission.get("job", ""))
+        states = _queue(job)
+        for element, folders in submission.get("elements", {}).items():
+            name = f"{job}_{element}"
+            for folder in map(Path, folders):
+                if states.get(name) or sent.get(folder, ("", None))[1] is None:
+                    sent[folder] = (name, states.get(name))
+    return sent
+
+
+def _queue(job: str) -> dict[str, str]:
+    """SLURM's states of the elements of a job array that are in the queue."""
+    if shutil.which("squeue") is None:
+        return {}
+    command = ["squeue", "--noheader", "--array", "--jobs", job, "--format", "%i %T"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise StorageError("squeue does not answer; try again later") from error
+    if done.returncode and "Invalid job id" not in done.stderr:
+        raise StorageError(f"squeue failed: {done.stderr.strip()}")
+    return dict(text.split() for text in done.stdout.splitlines())

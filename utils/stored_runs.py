@@ -205,13 +205,19 @@ def find_runs(places: Iterable[str | Path]) -> list[StoredRun]:
         DataError: a place does not exist.
     """
     found: dict[Path, Path] = {}
+    half: dict[Path, Path] = {}
     for place in map(Path, places):
         if not place.is_dir():
             raise DataError(f"no folder {place}")
         for folder, below, files in os.walk(place):
-            if any(mark in files for mark in MARKS):
+            if "config.yaml" in files:
                 found.setdefault(Path(folder).resolve(), Path(folder))
                 below.clear()
+            elif any(mark in files for mark in MARKS):
+                half.setdefault(Path(folder).resolve(), Path(folder))
+    # What looks like a run that never began may be a folder of runs with a log of its own.
+    above = {parent for path in (*found, *half) for parent in path.parents}
+    found |= {place: path for place, path in half.items() if place not in above}
     return [StoredRun(path) for path in sorted(found.values())]
 
 

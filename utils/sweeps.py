@@ -87,6 +87,7 @@ def read_list(path: Path) -> list[Line]:
             continue
         line = _parse(text, number, path)
         folder = line.run_dir.resolve()
+        _check_place(line, path)
         if folder in owners:
             raise UsageError(f"{path}: lines {owners[folder]} and {number} run in the same folder {line.run_dir}")
         owners[folder] = number
@@ -164,15 +165,16 @@ def operational(words: Sequence[str]) -> list[str]:
 
 def estimate_seconds(resolved: Sequence[Namespace], past: Sequence[StoredRun]) -> list[float | None]:
     """How long each run may take: the mean over finished runs that differ in nothing but the seed; else over those of
-    the same method, stream and network, in proportion to the epochs; None where there is neither."""
+    the same method, stream and network, training in proportion to the epochs; None where there is neither."""
     ignored = {"seed", *WITHOUT_EFFECT}
-    same, alike = defaultdict[str, list[float]](list), defaultdict[str, list[float]](list)
+    same, alike = defaultdict[str, list[float]](list), defaultdict[str, list[tuple[float, float]]](list)
     for run in past:
-        if run.state == "finished" and isinstance(run.summary.get("total_seconds"), int | float):
-            seconds = float(run.summary["total_seconds"])
-            same[_key(run.config, run.config.keys() - ignored)].append(seconds)
+        total, training = run.summary.get("total_seconds"), run.summary.get("seconds")
+        if run.state == "finished" and isinstance(total, int | float) and isinstance(training, int | float):
+            same[_key(run.config, run.config.keys() - ignored)].append(total)
             n_epochs = run.config.get("n_epochs")
-            alike[_key(run.config, KIND)].append(seconds / max(n_epochs if isinstance(n_epochs, int) else 0, 1))
+            per_epoch = training / max(n_epochs if isinstance(n_epochs, int) else 0, 1)
+            alike[_key(run.config, KIND)].append((max(total - training, 0.0), per_epoch))
     estimates: list[float | None] = []
     for args in resolved:
         config = as_dict(args)
@@ -180,7 +182,8 @@ def estimate_seconds(resolved: Sequence[Namespace], past: Sequence[StoredRun]) -
         if exact:
             estimates.append(sum(exact) / len(exact))
         else:
-            estimates.append(sum(near) / len(near) * max(config["n_epochs"], 1) if near else None)
+            guesses = [start + per_epoch * max(config["n_epochs"], 1) for start, per_epoch in near]
+            estimates.append(sum(guesses) / len(guesses) if guesses else None)
     return estimates
 
 
@@ -198,6 +201,15 @@ KIND = ("model", "dataset", "backbone")
 
 def _key(config: dict[str, object], names: Sequence[str] | set[str]) -> str:
     return repr([(name, str(config.get(name))) for name in sorted(names)])
+
+
+def _check_place(line: Line, path: Path) -> None:
+    """A list beside its runs, read from another folder than it was written for, would run everything anew elsewhere."""
+    parts, here = line.run_dir.parent.parts, path.resolve().parent
+    beside = not line.run_dir.is_absolute() and parts and here.parts[-len(parts) :] == parts
+    if beside and line.run_dir.parent.resolve() != here:
+        start = here.parents[len(parts) - 1]
+        raise UsageError(f"{path}: its runs are in folders relative to {start}; start from there")
 
 
 def _parse(text: str, number: int, path: Path) -> Line:

@@ -38,20 +38,24 @@ INIT_SECONDS = 30
 FINISH_SECONDS = 60
 
 
-class Tracking(Callback):
-    """Logs a run to wandb (`--wandb_project`) and TensorBoard (`--tensorboard`).
+def check_installed(args: Namespace) -> None:
+    """Refuse a run that could not be tracked as it was asked to be.
 
     Raises:
         UsageError: TensorBoard is asked for and not installed.
     """
+    if args.tensorboard and find_spec("tensorboard") is None:
+        raise UsageError("--tensorboard needs tensorboard: pip install -r requirements-sweeps.txt")
+
+
+class Tracking(Callback):
+    """Logs a run to wandb (`--wandb_project`) and TensorBoard (`--tensorboard`)."""
 
     def __init__(self, args: Namespace) -> None:
         self.kinds: list[type[WandbWriter] | type[TensorBoardWriter]] = []
         if args.wandb_project and not args.nowand and args.wandb_mode != "disabled":
             self.kinds.append(WandbWriter)
         if args.tensorboard:
-            if find_spec("tensorboard") is None:
-                raise UsageError("--tensorboard needs tensorboard: pip install -r requirements-sweeps.txt")
             self.kinds.append(TensorBoardWriter)
         self.writers: list[WandbWriter | TensorBoardWriter] = []
         self.sums: dict[str, tuple[float, int]] = {}

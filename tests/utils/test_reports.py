@@ -214,6 +214,23 @@ def test_buffer_sizes_are_rows_where_a_method_has_several_and_meet_the_same_size
     assert ("other", "er, buffer_size=20") in labels(groups)
 
 
+def test_a_row_that_stands_for_other_buffer_sizes_on_other_streams_says_so(write_run: Writer, group: Any) -> None:
+    write_run(buffer_size=20)
+    write_run(buffer_size=10, dataset="other")
+    write_run("magr", buffer_size=20)
+    write_run("magr", buffer_size=20, dataset="other")
+    found = [note for note in notes(group()) if "the buffer" in note]
+    assert found == ["er: the buffer is of size 10 on other, 20 on uiprmd."]
+
+
+def test_seeds_may_be_chosen_and_never_make_rows(write_run: Writer, group: Any) -> None:
+    for seed in range(4):
+        write_run(seed=seed)
+    assert [run.seed for run in group(where=["seed=1", "seed=3"]).runs] == [1, 3]
+    with pytest.raises(UsageError, match="--where seed"):
+        group(by=["seed"])
+
+
 def test_other_differences_within_a_cell_are_refused_with_values_counts_and_the_way_out(
     write_run: Writer, group: Any
 ) -> None:

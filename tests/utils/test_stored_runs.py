@@ -346,3 +346,13 @@ def test_settings_that_differ_are_counted_and_those_that_have_no_effect_are_left
         "data": Counter({"": 2, "f00": 1}),
     }
     assert differing(find_runs([tmp_path / "a"])) == {}
+
+
+def test_log_above_runs_does_not_hide_them(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").write_text("model: er\ndataset: uiprmd\nseed: 0\n")
+    (tmp_path / "log.txt").write_text("what a launcher printed")
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / "log.txt").write_text("")
+    assert [run.path.name for run in find_runs([tmp_path])] == ["a", "b", "half"]

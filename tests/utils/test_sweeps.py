@@ -34,13 +34,13 @@ def make_list(tmp_path):
 
 
 def store(folder: Path, words: str, state: str, seconds: float | None = None, session: int = 4) -> StoredRun:
-    """A run folder that says what a run with these options would."""
+    """A run folder that says what a run with these options would: it took 3 s to start, then `seconds` to train."""
     run = Run(folder)
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(dump_config(parse_args(words.split())))
     run.set_status(state)
     if seconds is not None:
-        run.write_summary({"total_seconds": seconds, "session": session})
+        run.write_summary({"total_seconds": 3.0 + seconds, "seconds": seconds, "session": session})
     return StoredRun(folder)
 
 
@@ -254,7 +254,7 @@ def test_estimate_is_the_mean_over_finished_runs_that_differ_in_the_seed_alone(t
         store(tmp_path / "d", f"{line.replace('10', '20')} --seed 3", "finished", 1000.0),
         store(tmp_path / "e", f"{line} --lr 0.5", "finished", 1000.0),
     ]
-    assert estimate_seconds([resolve(f"{line} --seed 7")], past) == [15.0]
+    assert estimate_seconds([resolve(f"{line} --seed 7")], past) == [3 + 15.0]
 
 
 def test_estimate_falls_back_on_the_same_method_stream_and_network_in_proportion_to_the_epochs(tmp_path):
@@ -266,20 +266,20 @@ def test_estimate_falls_back_on_the_same_method_stream_and_network_in_proportion
         store(tmp_path / "e", "--model er --dataset uiprmd --buffer_size 20 --backbone mlp", "finished", 1000.0),
     ]
     other = resolve("--model er --dataset uiprmd --buffer_size 30 --n_epochs 20")
-    # (10 / 5 + 40 / 10) / 2 seconds an epoch.
-    assert estimate_seconds([other], past) == [60.0]
+    # (10 / 5 + 40 / 10) / 2 seconds an epoch; starting takes as long whatever the epochs.
+    assert estimate_seconds([other], past) == [3 + 60.0]
 
 
 def test_estimate_of_a_run_without_epochs_is_defined(tmp_path):
     past = [store(tmp_path / "a", "--model sgd --dataset uiprmd --n_epochs 0", "finished", 2.0)]
-    assert estimate_seconds([resolve("--model sgd --dataset uiprmd --n_epochs 0 --lr 0.5")], past) == [2.0]
-    assert estimate_seconds([resolve("--model sgd --dataset uiprmd --n_epochs 3 --lr 0.5")], past) == [6.0]
+    assert estimate_seconds([resolve("--model sgd --dataset uiprmd --n_epochs 0 --lr 0.5")], past) == [3 + 2.0]
+    assert estimate_seconds([resolve("--model sgd --dataset uiprmd --n_epochs 3 --lr 0.5")], past) == [3 + 6.0]
 
 
 def test_estimate_is_unknown_where_no_past_run_is_alike(tmp_path):
     past = [store(tmp_path / "a", "--model sgd --dataset uiprmd", "finished", 10.0)]
     runs = [resolve("--model joint --dataset uiprmd"), resolve("--model sgd --dataset uiprmd --seed 4")]
-    assert estimate_seconds(runs, past) == [None, 10.0]
+    assert estimate_seconds(runs, past) == [None, 3 + 10.0]
     assert estimate_seconds(runs, []) == [None, None]
 
 
@@ -312,3 +312,16 @@ def test_estimate_survives_a_past_run_with_a_damaged_configuration(tmp_path, dam
 )
 def test_estimate_in_words(estimates, text):
     assert describe_estimate(estimates) == text
+
+
+def test_list_beside_its_runs_is_refused_from_another_folder(tmp_path, monkeypatch):
+    folder = tmp_path / "repo" / "data" / "sweeps" / "small"
+    folder.mkdir(parents=True)
+    (folder / "commands.txt").write_text("python main.py --model sgd --run_dir data/sweeps/small/x")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=f"relative to {tmp_path / 'repo'}; start from there"):
+        read_list(folder / "commands.txt")
+    monkeypatch.chdir(tmp_path / "repo")
+    assert len(read_list(folder / "commands.txt")) == 1
+    (tmp_path / "elsewhere.txt").write_text((folder / "commands.txt").read_text())
+    assert len(read_list(tmp_path / "elsewhere.txt")) == 1

@@ -30,7 +30,7 @@ HEADLINE_FIGURES = {
     False: ("class_il_mean", "task_il_mean", "class_il_forgetting", "class_il_bwt"),
 }
 COSTS = {
-    "seconds": "time of a run",
+    "seconds": "training and evaluation",
     "peak_memory_bytes": "peak memory",
     "peak_gpu_memory_bytes": "peak GPU memory",
     "parameters": "parameters",

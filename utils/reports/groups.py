@@ -173,7 +173,9 @@ def group_runs(found: Sequence[StoredRun], by: Sequence[str] = (), where: Sequen
         states = ", ".join(f"{n} {state}" for state, n in Counter(entry.state for entry in left_out).items())
         raise DataError(f"no finished run there{f' ({states})' if states else ''}")
     known = {name for run in finished for name in run.settings}
-    chosen = [run for run in finished if satisfies(run, conditions(where, known))]
+    if "seed" in by:
+        raise UsageError("--by seed: seeds are what is averaged; choose some with --where seed=0 seed=1")
+    chosen = [run for run in finished if satisfies(run, conditions(where, {"seed", *known}))]
     if not chosen:
         raise UsageError(f"no finished run satisfies --where {' '.join(where)}{_values_of(finished, where)}")
     check_names("--by", [name for name in by if name != "all"], known)
@@ -410,7 +412,8 @@ def conditions(where: Sequence[str], known: Iterable[str]) -> dict[str, set[str]
 
 def satisfies(run: StoredRun, accepted: dict[str, set[str]]) -> bool:
     """Whether a run has one of the accepted values of every name; values compare as text, as shown or in full."""
-    return all({str(run.settings.get(name, ABSENT)), setting(run, name)} & values for name, values in accepted.items())
+    known = {"seed": run.seed, **run.settings}
+    return all({str(known.get(name, ABSENT)), setting(run, name)} & values for name, values in accepted.items())
 
 
 def _values_of(runs: Sequence[StoredRun], where: Sequence[str]) -> str:

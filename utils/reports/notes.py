@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from utils.reports.groups import Cell, Column, Groups, figure_of, ranges
+from utils.reports.groups import Cell, Column, Groups, figure_of, ranges, setting
 from utils.stored_runs import StoredRun
 
 
@@ -23,6 +23,7 @@ def notes_of(groups: Groups, figures: Mapping[Column, Sequence[str]], where: Seq
         *_superseded(cells),
         *_single_seeds(cells),
         *_unshared_seeds(groups),
+        *_buffer_sizes(groups),
         *_mixed(cells, "code of different commits", lambda run: str(run.environment.get("commit", ""))[:8]),
         *_mixed(cells, "different versions of torch", _torch),
         *_mixed(cells, "different hardware", _hardware),
@@ -67,6 +68,17 @@ def _unshared_seeds(groups: Groups) -> list[str]:
         if len({tuple(cell.seeds) for cell in cells}) > 1:
             seeds = "; ".join(f"{cell.row.label}: {ranges(cell.seeds)}" for cell in cells)
             notes.append(f"{column.label}: methods were not run with the same seeds ({seeds}).")
+    return notes
+
+
+def _buffer_sizes(groups: Groups) -> list[str]:
+    """A row that stands for another size on another stream."""
+    notes = []
+    for row in groups.rows:
+        cells = [groups.cells[column, row] for column in groups.columns if (column, row) in groups.cells]
+        sizes = [(setting(cell.runs[0], "buffer_size"), cell.column.label) for cell in cells]
+        if len({size for size, _ in sizes}) > 1:
+            notes.append(f"{row.label}: the buffer is of size {', '.join(f'{n} on {name}' for n, name in sizes)}.")
     return notes
 
 

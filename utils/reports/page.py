@@ -34,12 +34,13 @@ nav .sub { font-size: 0.88rem; margin-left: 0.6rem; }
 .notes { max-width: 75ch; padding-left: 1.1rem; }
 .notes li { margin: 0.4rem 0; overflow-wrap: anywhere; }
 .scroll { overflow-x: auto; margin: 1rem 0 1.5rem; }
-table { border-collapse: collapse; font-size: 0.93rem; font-variant-numeric: tabular-nums; }
+table { border-collapse: collapse; min-width: min(36rem, 100%); font-size: 0.93rem;
+  font-variant-numeric: tabular-nums; }
 caption { text-align: left; color: var(--soft); font-size: 0.88rem; line-height: 1.45; padding: 0 0 0.7rem; }
 caption span { display: block; max-width: min(80ch, calc(100vw - 4rem)); position: sticky; left: 0; }
 th, td { padding: 0.42rem 0.6rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
 thead th { vertical-align: bottom; font-weight: 600; white-space: normal; min-width: 6rem; max-width: 18rem;
-  overflow-wrap: break-word;  border-bottom: 1.5px solid var(--soft); }
+  overflow-wrap: break-word; border-bottom: 1.5px solid var(--soft); }
 th:first-child { text-align: left; padding-left: 0.2rem; position: sticky; left: 0; background: var(--paper); }
 tbody th { font-weight: 500; }
 tbody tr:hover td, tbody tr:hover th { background: var(--tint); }

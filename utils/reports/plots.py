@@ -357,8 +357,11 @@ def cost_picture(column: Column, cells: Sequence[Cell], main: str, looks: Looks,
             series.append(_series(cell, looks, [seconds], [point]))
     if not series:
         return None
-    figure = figures.cost_figure(series, "time of a run [s]", title_of(main))
-    caption = f"Time of a run against {title_of(main)}, means over seeds with one standard deviation of the figure."
+    figure = figures.cost_figure(series, "training and evaluation [s]", title_of(main))
+    caption = (
+        f"Time of training and evaluation against {title_of(main)}, means over seeds with one standard deviation of "
+        "the figure."
+    )
     return _picture(figure, f"{slug}-cost", f"{column.label}: time against {title_of(main)}", caption)
 
 
