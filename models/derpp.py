@@ -1,0 +1,48 @@
+"""DER++: dark experience replay with the labels replayed too."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.utils.continual_model import ContinualModel
+from utils.args import add_rehearsal_args
+
+
+class DERpp(ContinualModel):
+    """L = l(f(x), y) + alpha ||f(x') - z'||^2 + beta l(f(x''), y''), with x' and x'' drawn apart from one reservoir.
+
+    z' are the outputs when x' was stored; on score streams they are the scores themselves.
+
+    Source: P. Buzzega et al., Dark experience for general continual learning, NeurIPS 2020, section 3.
+    """
+
+    NAME = "derpp"
+    COMPATIBILITY = ["class-il", "task-il", "domain-il", "general-continual", "grade-il", "group-il"]
+
+    @staticmethod
+    def get_parser(parser: ArgumentParser) -> ArgumentParser:
+        add_rehearsal_args(parser)
+        parser.add_argument("--alpha", type=float, default=0.1, help="weight of the replayed outputs")
+        parser.add_argument("--beta", type=float, default=0.5, help="weight of the replayed labels")
+        return parser
+
+    def __init__(self, backbone, loss, args, transform, dataset) -> None:  # type: ignore[no-untyped-def]
+        super().__init__(backbone, loss, args, transform, dataset)
+        self.buffer = self.make_buffer()
+
+    def observe(self, inputs: Tensor, labels: Tensor, not_aug_inputs: Tensor, epoch: int | None = None) -> float:
+        outputs = self.net(inputs)
+        loss = self.loss(outputs, labels)
+        if not self.buffer.is_empty():
+            replayed, _, logits = self.buffer.get_data(self.minibatch_size, transform=self.transform)
+            distillation = F.mse_loss(self.net(replayed), logits)
+            replayed, targets, _ = self.buffer.get_data(self.minibatch_size, transform=self.transform)
+            replay = self.loss(self.net(replayed), targets)
+            loss = loss + self.args.alpha * distillation + self.args.beta * replay
+            self.log(loss_distillation=distillation, loss_replay=replay)
+        value = self.step(loss)
+        self.buffer.add_data(not_aug_inputs, labels=labels, logits=outputs)
+        return value
