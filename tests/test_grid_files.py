@@ -62,8 +62,8 @@ def test_grid_of_the_repository_begins_by_saying_what_it_is_for(path):
 
 def test_grid_of_the_table_in_the_readme_is_the_readmes():
     runs = read_grid(ROOT / "configs/grids/uiprmd-methods.yaml").runs
-    assert len(runs) == 4 * 2 * 5
-    assert {run["model"] for run in runs} == {"sgd", "magr", "er", "joint"}
+    assert len(runs) == 5 * 2 * 5
+    assert {run["model"] for run in runs} == {"sgd", "frozen", "magr", "er", "joint"}
     assert all(("buffer_size" in run) is (run["model"] in ("magr", "er")) for run in runs)
     assert all(("num_samples_per_task" in run) is run["fewshot"] for run in runs)
 
