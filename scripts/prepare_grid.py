@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from utils.errors import RunError, run_script
 from utils.files import write_text
 from utils.grids import check_all, read_grid
-from utils.stored_runs import find_runs
+from utils.stored_runs import find_runs, usual_places
 from utils.sweeps import describe_estimate, estimate_seconds
 
 
@@ -46,8 +46,7 @@ def prepare(path: Path, out: Path | None, past: list[Path] | None) -> None:
     grid = read_grid(path)
     commands = [grid.command(options) for options in grid.runs]
     resolved = check_all(enumerate((shlex.split(line)[2:] for line in commands), 1), str(path))
-    usual = [place for place in (Path("data/runs"), Path("data/sweeps")) if place.is_dir()]
-    seconds = estimate_seconds(resolved, find_runs(usual if past is None else past))
+    seconds = estimate_seconds(resolved, find_runs(usual_places() if past is None else past))
     out = out or grid.folder / "commands.txt"
     write_text(out, "\n".join(commands) + "\n")
 

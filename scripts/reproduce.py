@@ -20,9 +20,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from utils.comparison import different_environment, different_results, first_difference
-from utils.errors import DataError, RunError, UsageError, run_script
+from utils.errors import RunError, UsageError, run_script
 from utils.registry import ROOT
-from utils.stored_runs import StoredRun
+from utils.stored_runs import StoredRun, open_run
 from utils.tables import text_table
 
 
@@ -34,9 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--gpus", nargs="*", help="GPUs, if others than the run's")
     args = parser.parse_args(argv)
     try:
-        if not (args.run / "config.yaml").exists():
-            raise DataError(f"{args.run} is no run folder (no config.yaml)")
-        run = StoredRun(args.run)
+        run = open_run(args.run)
         if run.state not in ("finished", "stopped"):
             hint = f": {run.reason}" if run.reason else ""
             raise UsageError(f"{args.run} is {run.state}{hint}; only a run that has ended can be repeated")

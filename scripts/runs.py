@@ -1,8 +1,10 @@
 """List runs, or say what two of them differ in.
 
-python scripts/runs.py
-python scripts/runs.py data/sweeps/uiprmd-methods --state failed interrupted killed
-python scripts/runs.py --compare data/runs/uiprmd/er/A data/runs/uiprmd/er/B
+    python scripts/runs.py
+    python scripts/runs.py data/sweeps/uiprmd-methods --state failed interrupted killed
+    python scripts/runs.py --compare data/runs/uiprmd/er/A data/runs/uiprmd/er/B
+
+Half-written folders are shown as such.
 """
 
 from __future__ import annotations
@@ -15,12 +17,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from utils.comparison import describe
-from utils.errors import DataError, RunError, run_script
-from utils.stored_runs import STATES, StoredRun, find_runs
+from utils.errors import RunError, run_script
+from utils.stored_runs import STATES, USUAL_PLACES, StoredRun, find_runs, open_run, usual_places
 from utils.tables import duration, number, text_table
 
 MAIN_FIGURES = ("srcc_pooled", "class_il_mean")
-USUAL = ("data/runs", "data/sweeps")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -29,33 +30,26 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__, epilog=f"states:\n{states}", formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "folders", type=Path, nargs="*", help=f"runs, or folders above them (default: {' '.join(USUAL)})"
+        "folders", type=Path, nargs="*", help=f"runs, or folders above them (default: {' '.join(USUAL_PLACES)})"
     )
     parser.add_argument("--state", nargs="+", choices=STATES, help="only runs in these states")
     parser.add_argument("--compare", type=Path, nargs=2, metavar=("A", "B"), help="two run folders")
     args = parser.parse_args(argv)
     try:
         if args.compare:
-            print(describe(*(one_run(path) for path in args.compare)))
+            print(describe(*(open_run(path) for path in args.compare)))
         else:
-            places = args.folders or [path for path in map(Path, USUAL) if path.is_dir()]
+            places = args.folders or usual_places()
             runs = find_runs(places)
-            print(table(runs, args.state) if runs else f"no run in {', '.join(map(str, places)) or ', '.join(USUAL)}")
+            print(
+                table(runs, args.state)
+                if runs
+                else f"no run in {', '.join(map(str, places)) or ', '.join(USUAL_PLACES)}"
+            )
     except RunError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     return 0
-
-
-def one_run(path: Path) -> StoredRun:
-    """The run in a folder.
-
-    Raises:
-        DataError: there is none.
-    """
-    if not (path / "config.yaml").exists():
-        raise DataError(f"{path} is no run folder (no config.yaml)")
-    return StoredRun(path)
 
 
 def table(runs: list[StoredRun], wanted: list[str] | None) -> str:

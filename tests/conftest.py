@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,6 +69,22 @@ def shared_data() -> Path:
     if not path.is_dir():
         pytest.skip(f"no real data in {path}")
     return path
+
+
+@contextmanager
+def held_elsewhere(folder: Path) -> Iterator[None]:
+    """Let another process hold the lock of a run folder."""
+    code = (
+        "import sys; from utils.files import exclusive_lock\n"
+        "with exclusive_lock(sys.argv[1], ''): print('held', flush=True); sys.stdin.read()"
+    )
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", code, folder / ".lock"], cwd=ROOT, stdin=pipe, stdout=pipe) as holder:
+        assert holder.stdout is not None
+        assert holder.stdin is not None
+        assert holder.stdout.readline() == b"held\n"
+        yield
+        holder.stdin.close()
 
 
 def same_state(a: Any, b: Any) -> bool:

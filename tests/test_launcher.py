@@ -20,7 +20,7 @@ import pytest
 import torch
 
 from scripts.local_launcher import main
-from tests.conftest import Finished
+from tests.conftest import Finished, held_elsewhere
 from utils.conf import n_cores
 from utils.errors import DataError, TrainingError, UsageError
 from utils.launching import Launcher
@@ -236,17 +236,10 @@ def test_run_that_another_process_holds_is_left_alone_and_reported(make_list, sw
     shutil.copytree(sweep.folders[1], folder)
     status = json.loads((folder / "status.json").read_text())
     (folder / "status.json").write_text(json.dumps({**status, "state": "running"}))
-    code = (
-        "import sys; from utils.files import exclusive_lock\n"
-        "with exclusive_lock(sys.argv[1], ''): print('held', flush=True); sys.stdin.read()"
-    )
-    pipe = subprocess.PIPE
-    with subprocess.Popen([sys.executable, "-c", code, folder / ".lock"], cwd=ROOT, stdin=pipe, stdout=pipe) as holder:
-        assert holder.stdout.readline() == b"held\n"
+    with held_elsewhere(folder):
         before = (folder / "log.txt").read_bytes()
         assert main([str(path)]) == 1
         assert (folder / "log.txt").read_bytes() == before
-        holder.stdin.close()
     output = capsys.readouterr().out
     assert "0 of 1 runs finished, 1 running in another process" in output
     assert f"elsewhere  line 1  {folder}" in output

@@ -31,6 +31,7 @@ STATES = {
     "killed": "its process is gone without a word; --resume goes on",
     "broken": "half-written: it never began, or its configuration cannot be read",
 }
+USUAL_PLACES = ("data/runs", "data/sweeps")
 MARKS = ("config.yaml", "status.json", "log.txt")
 
 
@@ -196,6 +197,22 @@ class StoredRun:
             self.problems.append(f"{self.path / name} was cut or is damaged")
             return []
         return table
+
+
+def open_run(path: Path) -> StoredRun:
+    """The run in a folder.
+
+    Raises:
+        DataError: there is none.
+    """
+    if not (path / "config.yaml").exists():
+        raise DataError(f"{path} is no run folder (no config.yaml)")
+    return StoredRun(path)
+
+
+def usual_places() -> list[Path]:
+    """Those of the folders where runs lie unless told otherwise that exist."""
+    return [path for path in map(Path, USUAL_PLACES) if path.is_dir()]
 
 
 def find_runs(places: Iterable[str | Path]) -> list[StoredRun]:

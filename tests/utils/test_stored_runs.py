@@ -21,6 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from main import main
+from tests.conftest import held_elsewhere
 from utils.errors import DataError, TrainingError
 from utils.registry import ROOT
 from utils.run import Run
@@ -260,15 +261,8 @@ def test_run_whose_lock_another_process_holds_is_running_whatever_its_status_say
     (copy / "status.json").unlink()
     if state is not None:
         Run(copy).set_status(state, "as before")
-    code = (
-        "import sys; from utils.files import exclusive_lock\n"
-        "with exclusive_lock(sys.argv[1], ''): print('held', flush=True); sys.stdin.read()"
-    )
-    pipe = subprocess.PIPE
-    with subprocess.Popen([sys.executable, "-c", code, copy / ".lock"], cwd=ROOT, stdin=pipe, stdout=pipe) as holder:
-        assert holder.stdout.readline() == b"held\n"
+    with held_elsewhere(copy):
         assert StoredRun(copy).state == "running"
-        holder.stdin.close()
     after = {"running": "killed", None: "killed"}.get(state, state)
     assert StoredRun(copy).state == after
     assert StoredRun(copy).reason == ("as before" if state in ("interrupted", "failed") else "")
