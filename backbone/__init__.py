@@ -45,6 +45,15 @@ class ContinualBackbone(nn.Module):
         """Features (B, feature_dim) and the intermediate maps, from the input on."""
         raise NotImplementedError
 
+    def head_parameters(self) -> list[nn.Parameter]:
+        """What the head trains."""
+        return list(self.classifier.parameters())
+
+    def trunk_parameters(self) -> list[nn.Parameter]:
+        """What everything before the head trains."""
+        head = {id(parameter) for parameter in self.head_parameters()}
+        return [parameter for parameter in self.parameters() if id(parameter) not in head]
+
     def freeze_batch_norm(self) -> None:
         """Keep batch-norm statistics as they are until the next `train()`; scale and shift still learn."""
         for module in self.modules():

@@ -40,12 +40,6 @@ class MAGR(ContinualModel):
         add = group.add_argument
         add("--lambda_p", "--alpha", type=float, default=1.0, help="weight of the projector's loss L_P")
         add("--lambda_r", "--beta", type=float, default=1.0, help="weight of the graph regulariser L_R")
-        add(
-            "--backbone_lr_scale",
-            type=float,
-            default=0.01,
-            help="learning rate of the features after the first session",
-        )
         add("--graph_scale", choices=SCALES, default="minmax", help="see utils/graph_regularizer.py")
         add("--graph_divergence", choices=DIVERGENCES, default="kl", help="see utils/graph_regularizer.py")
         add("--graph_tau", type=positive_number, default=0.2, help="temperature of --graph_scale minmax")
@@ -61,7 +55,6 @@ class MAGR(ContinualModel):
             help="what a session stores",
         )
         add("--stored_view", choices=["clean", "augmented"], default="clean", help="view whose features are stored")
-        add("--freeze_bn", type=true_or_false, default=False, help="do not update batch-norm statistics, as published")
         return parser
 
     def __init__(self, backbone, loss, args, transform, dataset) -> None:  # type: ignore[no-untyped-def]
@@ -75,20 +68,14 @@ class MAGR(ContinualModel):
         self.buffer = self.make_buffer("fill")
 
     def get_parameters(self) -> list[dict[str, Any]]:
-        head = list(self.net.classifier.parameters())
-        trunk = [p for name, p in self.net.named_parameters() if not name.startswith("classifier.")]
         if self.current_task == 0:
-            return [{"params": trunk + head}]
+            return [{"params": list(self.net.parameters())}]
         # Weight decay would pull the projector back to the identity, and in the first session kill it.
         return [
-            {"params": trunk, "lr": self.args.lr * self.args.backbone_lr_scale},
-            {"params": head},
+            {"params": self.net.trunk_parameters(), "lr": self.args.lr * self.args.backbone_lr_scale},
+            {"params": self.net.head_parameters()},
             {"params": list(self.projector.parameters()), "weight_decay": 0.0},
         ]
-
-    def begin_epoch(self, epoch: int, dataset: ContinualDataset) -> None:
-        if self.args.freeze_bn:
-            self.net.freeze_batch_norm()
 
     def observe(self, inputs: Tensor, labels: Tensor, not_aug_inputs: Tensor, epoch: int | None = None) -> float:
         outputs, features = self.net(inputs, returnt="both")

@@ -139,9 +139,22 @@ def add_experiment_args(parser: ArgumentParser) -> None:
         "--lr_milestones", type=int, nargs="+", default=[], help="epochs at which multistep lowers the rate"
     )
     group.add_argument("--lr_gamma", type=float, default=0.1, help="factor by which multistep lowers the rate")
+    group.add_argument(
+        "--backbone_lr_scale",
+        type=float,
+        default=1.0,
+        help="learning rate of the features after the first task, times lr",
+    )
+    group.add_argument(
+        "--freeze_bn",
+        type=true_or_false,
+        default=False,
+        help="do not update batch-norm statistics; scale and shift learn",
+    )
     group.add_argument("--batch_size", type=positive, help="samples a step from the stream")
     group.add_argument("--n_epochs", type=not_negative, help="epochs of every task")
     group.add_argument("--base_epochs", type=not_negative, help="epochs of the first task (default: n_epochs)")
+    group.add_argument("--online", type=true_or_false, default=False, help="one epoch a task, the first included")
     group.add_argument("--n_tasks", type=positive, help="number of tasks; with a base session, of grades after it")
     group.add_argument("--task_order", choices=["ascending", "descending", "random"], default="ascending")
     group.add_argument("--custom_task_order", type=int_list, help="explicit order, tasks counted from 1, e.g. 3,1,2")

@@ -50,9 +50,10 @@ def merge(
         values[key], sources[key] = value, "command line"
     values |= {name: chosen[name] for name in ("model", "dataset") if name in chosen}
     values["backbone"] = normalise(str(values["backbone"])) if values["backbone"] else None
-    if values["debug_mode"]:
-        values |= {"n_epochs": min(values["n_epochs"] or 0, 1), "base_epochs": None}
-        sources |= {"n_epochs": "debug_mode", "base_epochs": "debug_mode"}
+    for mode in ("online", "debug_mode"):
+        if values[mode]:
+            values |= {"n_epochs": min(values["n_epochs"] or 0, 1) if mode == "debug_mode" else 1, "base_epochs": None}
+            sources |= {"n_epochs": mode, "base_epochs": mode}
     if "minibatch_size" in values and values["minibatch_size"] is None:
         values["minibatch_size"], sources["minibatch_size"] = values["batch_size"], "batch_size"
     return Namespace(**values, sources=sources)

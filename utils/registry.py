@@ -22,8 +22,8 @@ _NAME = re.compile(
 
 
 def normalise(name: str) -> str:
-    """Registry form of a name: lower case, hyphens for underscores."""
-    return name.strip().lower().replace("_", "-")
+    """Registry form of a name: lower case, hyphens for underscores, p for + (der++ is derpp)."""
+    return name.strip().lower().replace("_", "-").replace("+", "p")
 
 
 def nearest(name: str, known: Iterable[str], n: int = 3) -> list[str]:

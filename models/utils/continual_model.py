@@ -111,8 +111,17 @@ class ContinualModel(nn.Module):
     # What a method uses
 
     def get_parameters(self) -> Iterator[nn.Parameter] | list[dict[str, Any]]:
-        """What the optimiser trains: parameters, or parameter groups with their own options."""
-        return self.net.parameters()
+        """What the optimiser trains: parameters, or parameter groups with their own options.
+
+        The features learn at `--backbone_lr_scale` times the rate of the head once the first task is over.
+        """
+        scale = self._option("backbone_lr_scale", 1.0)
+        if scale == 1.0 or self.current_task == 0:
+            return self.net.parameters()
+        return [
+            {"params": self.net.trunk_parameters(), "lr": self.args.lr * scale},
+            {"params": self.net.head_parameters()},
+        ]
 
     def get_optimizer(self, params: Any = None, lr: float | None = None) -> torch.optim.Optimizer | None:
         """The optimiser of the run's configuration over `get_parameters()`, or over `params`."""
@@ -233,6 +242,8 @@ class ContinualModel(nn.Module):
         self.task_epoch = epoch
         self.epoch_iteration = 0
         self.begin_epoch(epoch, dataset)
+        if self._option("freeze_bn", False):
+            self.net.freeze_batch_norm()
 
     def meta_end_epoch(self, epoch: int, dataset: ContinualDataset) -> None:
         self.end_epoch(epoch, dataset)
