@@ -2,7 +2,8 @@
 
 A backbone file registers a factory: a function with typed arguments. Arguments without a default (`num_classes`,
 `input_shape`) come from the stream; every argument with a default is a command line option of the same name, its help
-text taken from `Annotated[type, "help"]`.
+text taken from `Annotated[type, "help"]`. A third entry converts and checks what is given, where the type alone would
+not do: whole numbers are at least 1 unless it says otherwise.
 """
 
 from __future__ import annotations
@@ -33,7 +34,10 @@ class ContinualBackbone(nn.Module):
         feature_dim: size of what enters the head.
         num_outputs: size of what leaves it.
         classifier: the head, (B, feature_dim) -> (B, num_outputs); a regressor on score streams.
+        stages: names of the intermediate maps, in order.
     """
+
+    stages: list[str]
 
     def __init__(self, feature_dim: int, num_outputs: int) -> None:
         super().__init__()
@@ -100,8 +104,7 @@ def get_backbone_names() -> list[str]:
 def get_backbone_parser(name: str, parser: ArgumentParser) -> ArgumentParser:
     """Add an option for every argument of the factory that has a default."""
     group = parser.add_argument_group(f"backbone {name}")
-    for parameter, annotation, text in _options(_factory(name)):
-        kind: Any = {bool: true_or_false, int: positive}.get(annotation, annotation)
+    for parameter, kind, text in _options(_factory(name)):
         group.add_argument(f"--{parameter.name}", type=kind, default=parameter.default, help=text)
     return parser
 
@@ -118,6 +121,7 @@ def get_backbone(args: Namespace) -> ContinualBackbone:
     """
     from backbone.utils.heads import score_head
     from backbone.utils.weights import load_weights
+    from utils.score_distribution import N_BINS
 
     factory = _factory(args.backbone)
     given = {name: getattr(args, name) for name in inspect.signature(factory).parameters if hasattr(args, name)}
@@ -129,7 +133,7 @@ def get_backbone(args: Namespace) -> ContinualBackbone:
         sample = getattr(args, "sample_scores", "train")
         if sample == "always" and args.score_head != "gaussian":
             raise UsageError("--sample_scores always needs --score_head gaussian; the others have nothing to sample")
-        network.num_outputs = 1
+        network.num_outputs = N_BINS if args.score_head == "usdl" else 1
         network.classifier = score_head(args.score_head, network.feature_dim, sample)
     if getattr(args, "backbone_weights", None):
         print(load_weights(network, Path(args.backbone_weights)))
@@ -146,10 +150,11 @@ def _options(factory: Callable[..., Any]) -> list[tuple[inspect.Parameter, Any, 
     for parameter in inspect.signature(factory).parameters.values():
         if parameter.default is parameter.empty:
             continue
-        annotation, text = hints.get(parameter.name, str), None
+        annotation, text, converter = hints.get(parameter.name, str), None, []
         if get_origin(annotation) is Annotated:
-            annotation, text = get_args(annotation)[:2]
-        options.append((parameter, annotation, text))
+            annotation, text, *converter = get_args(annotation)
+        kind = converter[0] if converter else {bool: true_or_false, int: positive}.get(annotation, annotation)
+        options.append((parameter, kind, text))
     return options
 
 

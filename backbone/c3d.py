@@ -4,38 +4,32 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from backbone import ContinualBackbone, register_backbone
+from backbone import register_backbone
+from backbone.utils.windows import WINDOW, Window, WindowedBackbone, WindowStride, require_clips
 
-WINDOW, STRIDE = 16, 10
 CONVOLUTIONS = ("conv1", "conv2", "conv3a", "conv3b", "conv4a", "conv4b", "conv5a", "conv5b")
 POOL_AFTER = ("conv1", "conv2", "conv3b", "conv4b", "conv5b")
 # Layers of the "features.N"/"classifier.N" layout of public C3D files, in the order of our names.
 SEQUENTIAL = dict(zip(("0", "3", "6", "8", "11", "13", "16", "18"), CONVOLUTIONS, strict=True))
 
 
-def window_starts(n_frames: int, window: int = WINDOW, stride: int = STRIDE) -> list[int]:
-    """First frames of the windows that cover a clip; the last window ends with the clip (103: 0, 10, ..., 80, 87)."""
-    if n_frames <= window:
-        return [0]
-    last = n_frames - window
-    return [*range(0, last, stride), last]
-
-
-class C3D(ContinualBackbone):
+class C3D(WindowedBackbone):
     """Eight 3x3x3 convolutions, five poolings, two fully connected layers (Tran et al., ICCV 2015).
 
-    Clips (B, C, T, H, W) longer than 16 frames are cut into windows, encoded in one batch, and their features averaged.
-    The features are fc6 after ReLU; intermediate maps have one row for each window of each clip. Adaptive pooling
-    before fc6 makes clips of any size fit; at 16x112x112 it changes nothing.
+    The features of a window are fc6 after ReLU. Adaptive pooling before fc6 makes windows of any size fit; at
+    16x112x112 it changes nothing.
     """
 
-    def __init__(self, num_classes: int, in_channels: int, width: int, dropout: float) -> None:
+    stages = ["pool1", "pool2", "pool3", "pool4", "pool5"]
+
+    def __init__(
+        self, num_classes: int, in_channels: int, width: int, dropout: float, window: int, window_stride: int
+    ) -> None:
         feature_dim = 64 * width
-        super().__init__(feature_dim=feature_dim, num_outputs=num_classes)
+        super().__init__(feature_dim, num_classes, window, window_stride)
         channels = [in_channels, *(width * factor for factor in (1, 2, 4, 4, 8, 8, 8, 8))]
         for name, n_in, n_out in zip(CONVOLUTIONS, channels[:-1], channels[1:], strict=True):
             self.add_module(name, nn.Conv3d(n_in, n_out, kernel_size=3, padding=1))
@@ -52,11 +46,7 @@ class C3D(ContinualBackbone):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
                 nn.init.zeros_(module.bias)  # type: ignore[arg-type]
 
-    def feature_maps(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        starts = window_starts(x.shape[2])
-        n_clips = len(x)
-        if len(starts) > 1:
-            x = torch.stack([x[:, :, start : start + WINDOW] for start in starts], dim=1).flatten(0, 1)
+    def encode(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         maps = []
         for name in CONVOLUTIONS:
             x = getattr(self, name)(x).relu()
@@ -64,8 +54,7 @@ class C3D(ContinualBackbone):
                 x = self._pool(x, first=name == "conv1", last=name == "conv5b")
                 maps.append(x)
         x = F.adaptive_avg_pool3d(x, (1, 4, 4)).flatten(1)
-        features = self.fc6(x).relu()
-        return features.view(n_clips, len(starts), -1).mean(1), maps
+        return self.fc6(x).relu(), maps
 
     @staticmethod
     def _pool(x: Tensor, first: bool, last: bool) -> Tensor:
@@ -92,10 +81,9 @@ def c3d(
     input_shape: tuple[int, ...],
     width: Annotated[int, "filters of the first layer; 64 is the published network, 8 trains on a CPU"] = 64,
     dropout: Annotated[float, "dropout rate in the head"] = 0.5,
+    window: Window = WINDOW,
+    window_stride: WindowStride = 0,
 ) -> C3D:
     """C3D; 78.0 million parameters up to fc7 at width 64."""
-    if len(input_shape) != 4:
-        raise ValueError(f"it takes clips (C, T, H, W), not samples of shape {input_shape}")
-    if min(input_shape[2:]) < 16:
-        raise ValueError(f"frames must have at least 16x16 pixels, not {input_shape[2]}x{input_shape[3]}")
-    return C3D(num_classes, input_shape[0], width, dropout)
+    require_clips(input_shape, 16)
+    return C3D(num_classes, input_shape[0], width, dropout, window, window_stride)

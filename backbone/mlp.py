@@ -17,6 +17,7 @@ class MLP(ContinualBackbone):
         if depth < 1:
             raise ValueError(f"an MLP needs at least one hidden layer, not {depth}")
         super().__init__(feature_dim=width, num_outputs=num_classes)
+        self.stages = [f"layer{i + 1}" for i in range(depth)]
         sizes = [math.prod(input_shape)] + [width] * depth
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
 

@@ -34,14 +34,16 @@ class BasicBlock(nn.Module):
 class ResNet18(ContinualBackbone):
     """Four stages of two blocks; 3x3 stride-1 stem without max-pooling, so that 32x32 images keep their detail."""
 
+    stages = ["stem", "layer1", "layer2", "layer3", "layer4"]
+
     def __init__(self, num_classes: int, in_channels: int, width: int) -> None:
         super().__init__(feature_dim=8 * width, num_outputs=num_classes)
         self.conv1, self.bn1 = _conv3x3(in_channels, width), nn.BatchNorm2d(width)
-        self.stages = nn.ModuleList()
+        self.layers = nn.ModuleList()
         n_in = width
         for stage in range(4):
             n_out = width * 2**stage
-            self.stages.append(
+            self.layers.append(
                 nn.Sequential(BasicBlock(n_in, n_out, 1 if stage == 0 else 2), BasicBlock(n_out, n_out, 1))
             )
             n_in = n_out
@@ -54,8 +56,8 @@ class ResNet18(ContinualBackbone):
             )
         x = self.bn1(self.conv1(x)).relu()
         maps = [x]
-        for stage in self.stages:
-            x = stage(x)
+        for layer in self.layers:
+            x = layer(x)
             maps.append(x)
         return F.adaptive_avg_pool2d(x, 1).flatten(1), maps
 

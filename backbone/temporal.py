@@ -24,6 +24,7 @@ class TemporalNetwork(ContinualBackbone):
         if width % N_NORM_GROUPS or depth < 1:
             raise ValueError(f"width must be a multiple of {N_NORM_GROUPS} and depth at least 1, not {width}, {depth}")
         super().__init__(feature_dim=2 * width, num_outputs=num_classes)
+        self.stages = [f"layer{i + 1}" for i in range(depth)]
         sizes = [in_channels] + [width] * depth
         self.layers = nn.ModuleList(
             nn.Sequential(

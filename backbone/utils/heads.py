@@ -5,13 +5,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from utils.score_distribution import N_BINS
+
+HEADS = ("linear", "mlp", "gaussian", "usdl")
+
 
 def score_head(kind: str, feature_dim: int, sample: str = "train") -> nn.Module:
-    """A regressor (B, feature_dim) -> (B, 1).
+    """A regressor (B, feature_dim) -> (B, 1), or -> (B, N_BINS) with "usdl".
 
     Args:
         kind: "linear"; "mlp", MAGR's sizes feature_dim-256-128-1 with ReLU; "gaussian", the same with a second output,
-            the log variance, from which scores are sampled.
+            the log variance, from which scores are sampled; "usdl", the same with one logit for each bin of a score
+            distribution (utils/score_distribution.py).
         sample: gaussian only: "train" samples in training mode, "always" also in evaluation as MAGR's released code.
 
     Raises:
@@ -23,7 +28,9 @@ def score_head(kind: str, feature_dim: int, sample: str = "train") -> nn.Module:
         return _mlp(feature_dim, 1)
     if kind == "gaussian":
         return GaussianScore(feature_dim, sample)
-    raise ValueError(f"score head must be linear, mlp or gaussian, not {kind!r}")
+    if kind == "usdl":
+        return _mlp(feature_dim, N_BINS)
+    raise ValueError(f"score head must be one of {', '.join(HEADS)}, not {kind!r}")
 
 
 def _mlp(feature_dim: int, n_outputs: int) -> nn.Sequential:

@@ -1,8 +1,10 @@
-"""Residual projector between two feature spaces of the same size."""
+"""Projectors between two feature spaces of the same size."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
+
+PROJECTORS = ("residual", "plain", "none")
 
 
 class ResidualProjector(nn.Module):
@@ -27,3 +29,24 @@ class ResidualProjector(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         return features + self.residual(features)
+
+
+def make_projector(
+    kind: str, dim: int, hidden: int = 256, zero_init: bool = True, final_relu: bool = False
+) -> nn.Module:
+    """A projector (B, dim) -> (B, dim).
+
+    Args:
+        kind: "residual", h + MLP(h); "plain", MLP(h), which cannot start as the identity; "none", h itself.
+        hidden, zero_init, final_relu: of `ResidualProjector`; of these "plain" uses `hidden`.
+
+    Raises:
+        ValueError: unknown kind.
+    """
+    if kind == "residual":
+        return ResidualProjector(dim, hidden, zero_init, final_relu)
+    if kind == "plain":
+        return nn.Sequential(nn.Linear(dim, hidden), nn.ReLU(), nn.Linear(hidden, dim))
+    if kind == "none":
+        return nn.Identity()
+    raise ValueError(f"projector must be one of {', '.join(PROJECTORS)}, not {kind!r}")

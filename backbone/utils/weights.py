@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +14,23 @@ from utils.errors import DataError
 
 WRAPPERS = ("state_dict", "model_state", "model", "net")
 PREFIXES = ("module.", "net.", "backbone.", "encoder.")
+# What files are recognised by: an entry that only this network has, and the kernel size (the shape from the third axis
+# on) of that entry where the name alone does not tell.
+SIGNATURES: tuple[tuple[str, tuple[int, ...] | None, str], ...] = (
+    (r"mixed_3b\.", None, "I3D (--backbone i3d)"),
+    (r"conv5b\.weight|features\.18\.weight", (3, 3, 3), "C3D (--backbone c3d)"),
+    (r"layer1\.0\.conv1\.0\.0\.weight", (1, 3, 3), "R(2+1)D-18 (--backbone r2plus1d-18)"),
+    (r"layer2\.0\.conv1\.0\.weight", (3, 3, 3), "R3D-18 (--backbone r3d-18)"),
+    (r"layer2\.0\.conv1\.0\.weight", (1, 3, 3), "MC3-18 (--backbone mc3-18)"),
+    (r"layers\.0\.0\.conv1\.weight", (3, 3), "this framework's ResNet-18 (--backbone resnet18)"),
+    (r"layers\.0\.0\.weight", (5,), "this framework's temporal network (--backbone temporal)"),
+    (r"layers\.0\.residual\.0\.weight", (), "this framework's trunk for features (--backbone clip-features)"),
+    (r"layers\.0\.weight", (), "this framework's MLP (--backbone mlp)"),
+    (r"layer1\.0\.conv1\.weight", None, "a ResNet of torchvision for images"),
+    (r"(base_model\.)?layer1\.0\.conv1\.net\.weight", (3, 3), "a TSM ResNet"),
+    (r"blocks\.0\.conv\.conv_t\.weight", None, "X3D"),
+    (r"visual\.(class_embedding|conv1\.weight)", None, "CLIP"),
+)
 
 
 @dataclass
@@ -48,15 +67,21 @@ def load_weights(network: nn.Module, path: Path) -> LoadReport:
     The head may be absent or of another size: it then keeps its initial weights, and the report says so.
 
     Raises:
-        DataError: the file cannot be read, or anything but the head is missing, left over or of another shape.
+        DataError: the file cannot be read, or anything but the head is missing, left over or of another shape, or no
+            tensor fits. The message says what network the file looks like, where it can be recognised.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch's reader meets a file of another kind with almost any exception
         raise DataError(f"cannot read the weights {path}: {type(error).__name__}: {error}") from error
-    state = _state_dict(content, path)
-    rename = getattr(network, "rename_keys", lambda state: state)
-    state = rename({_strip(key): value for key, value in state.items()})
+    entries = _state_dict(content, path)
+    stripped = {_strip(key): value for key, value in entries.items()}
+    state = getattr(network, "rename_keys", dict)(stripped)
+    if len(state) < len(entries):
+        raise DataError(
+            f"{path} holds more than one network: without their prefixes, {len(entries) - len(state)} of its "
+            f"{len(entries)} entries have the name of another. Save one network alone"
+        )
     own = network.state_dict()
     shapes_differ = {key for key in state.keys() & own.keys() if state[key].shape != own[key].shape}
     report = LoadReport(
@@ -68,10 +93,29 @@ def load_weights(network: nn.Module, path: Path) -> LoadReport:
         mismatched=[f"{key}: {tuple(state[key].shape)}, {tuple(own[key].shape)}" for key in sorted(shapes_differ)],
     )
     trouble = [key for key in (*report.missing, *report.unexpected, *shapes_differ) if not _is_head(key)]
-    if trouble:
-        raise DataError(f"the weights do not fit the backbone; nothing was loaded.\n{report}")
+    if trouble or not report.loaded:
+        hint = _hint(stripped, own, trouble, shapes_differ)
+        raise DataError(f"the weights do not fit the backbone; nothing was loaded.{hint}\n{report}")
     network.load_state_dict({key: state[key] for key in report.loaded}, strict=False)
     return report
+
+
+def architecture(state: Mapping[str, Tensor]) -> str | None:
+    """What network a state dict without prefixes is from, in words; None if it is none that is known."""
+    for pattern, kernel, name in SIGNATURES:
+        for key, value in state.items():
+            if re.match(pattern, key, re.IGNORECASE) and kernel in (None, tuple(value.shape[2:])):
+                return name
+    return None
+
+
+def _hint(state: dict[str, Tensor], own: dict[str, Tensor], trouble: list[str], shapes_differ: set[str]) -> str:
+    found = architecture(state)
+    if found and found != architecture(own):
+        return f"\nThe file looks like {found}."
+    if trouble and shapes_differ.issuperset(trouble):
+        return "\nThe names fit, the shapes do not: another --width, or another number of input channels?"
+    return ""
 
 
 def _state_dict(content: object, path: Path) -> dict[str, Tensor]:

@@ -11,20 +11,26 @@ from backbone import REGISTRY, RETURN_TYPES, ContinualBackbone, get_backbone, ge
 from utils.errors import TrainingError, UsageError
 
 NAMES = list(REGISTRY.modules())  # every file of the folder; not what other tests register at run time
+CLIP_BACKBONES = ["c3d", "i3d", "mc3-18", "r2plus1d-18", "r3d-18"]
 N_CLASSES = 5
 BATCH = 3
-# Shapes of the streams: digits, CIFAR-10, UI-PRMD, JIGSAWS, rendered dives, a clip of several windows.
-SHAPES = [(1, 8, 8), (3, 32, 32), (4, 60), (76, 128), (3, 16, 56, 56), (3, 24, 56, 56)]
+# Shapes of the streams: digits, CIFAR-10, UI-PRMD, JIGSAWS (or features of windows), rendered dives, several windows.
+SHAPES = [(1, 8, 8), (3, 32, 32), (4, 60), (76, 128), (3, 16, 56, 56), (3, 18, 40, 40)]
 UNFIT = [
     *[("resnet18", shape) for shape in [(7,), (4, 60), (3, 16, 56, 56)]],
     *[("temporal", shape) for shape in [(7,), (3, 32, 32), (3, 16, 56, 56)]],
-    *[("c3d", shape) for shape in [(7,), (4, 60), (3, 32, 32)]],
+    *[(name, shape) for name in CLIP_BACKBONES for shape in [(7,), (4, 60), (3, 32, 32)]],
+    *[("clip-features", shape) for shape in [(7,), (3, 32, 32), (3, 16, 56, 56)]],
 ]
 
 
 def build(name: str, shape: tuple[int, ...], seed: int = 0, **more: object) -> ContinualBackbone:
     torch.manual_seed(seed)
     return get_backbone(Namespace(backbone=name, num_classes=N_CLASSES, input_shape=shape, width=8, **more))
+
+
+def has_batch_norm(network: nn.Module) -> bool:
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules())
 
 
 def fits(name: str, shape: tuple[int, ...]) -> bool:
@@ -45,7 +51,7 @@ every_backbone = pytest.mark.parametrize(("name", "shape"), FITTING)
 
 def test_every_backbone_fits_some_stream() -> None:
     assert {name for name, _ in FITTING} == set(NAMES)
-    assert {"c3d", "mlp", "resnet18", "temporal"} <= set(NAMES)
+    assert {*CLIP_BACKBONES, "clip-features", "mlp", "resnet18", "temporal"} <= set(NAMES)
 
 
 @every_backbone
@@ -59,6 +65,7 @@ def test_shapes_of_every_return_type(name: str, shape: tuple[int, ...]) -> None:
     assert isinstance(maps, list)
     assert maps
     assert all(isinstance(each, Tensor) and each.ndim >= 2 for each in maps)
+    assert len(network.stages) == len(set(network.stages)) == len(maps)
 
 
 @every_backbone
@@ -126,7 +133,7 @@ def test_gradients_reach_the_input(name: str, shape: tuple[int, ...]) -> None:
 @every_backbone
 def test_state_dict_round_trip_reproduces_the_outputs(name: str, shape: tuple[int, ...]) -> None:
     network, other, x = build(name, shape, seed=0), build(name, shape, seed=1), batch_of(shape)
-    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules()):
+    if has_batch_norm(network):
         network.train()(x)
     network.eval()
     other.eval()
@@ -134,6 +141,34 @@ def test_state_dict_round_trip_reproduces_the_outputs(name: str, shape: tuple[in
         assert not torch.equal(other(x), network(x))
         other.load_state_dict(network.state_dict())
         assert torch.equal(other(x), network(x))
+
+
+@pytest.mark.parametrize(("name", "shape"), [each for each in FITTING if has_batch_norm(build(*each))])
+def test_frozen_batch_norm_keeps_its_statistics_and_learns_scale_and_shift(name: str, shape: tuple[int, ...]) -> None:
+    network, x = build(name, shape), batch_of(shape)
+    network.train().freeze_batch_norm()
+    before = {key: value.clone() for key, value in network.named_buffers()}
+    network(x).square().sum().backward()
+    assert all(torch.equal(value, before[key]) for key, value in network.named_buffers())
+    norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    assert all(norm.weight.grad.any() and norm.bias.grad.any() for norm in norms)
+    network.train()(x)
+    assert not any(torch.equal(value, before[key]) for key, value in network.named_buffers())
+
+
+@every_backbone
+def test_trunk_and_head_share_the_parameters(name: str, shape: tuple[int, ...]) -> None:
+    network = build(name, shape)
+    trunk, head = network.trunk_parameters(), network.head_parameters()
+    assert {id(each) for each in [*trunk, *head]} == {id(each) for each in network.parameters()}
+    assert len(trunk) + len(head) == len([*network.parameters()])
+    x = batch_of(shape)
+    with torch.no_grad():
+        features, out = network.eval()(x, returnt="features"), network(x)
+        for parameter in head:
+            parameter.add_(1)
+        assert torch.equal(network(x, returnt="features"), features)
+        assert not torch.equal(network(x), out)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -157,6 +192,8 @@ def test_a_shape_that_does_not_fit_is_refused(name: str, shape: tuple[int, ...])
         ("temporal", (4, 60), {"depth": 0}),
         ("temporal", (4, 60), {"width": 6}),
         ("c3d", (3, 16, 56, 56), {"dropout": 1.5}),
+        ("i3d", (3, 16, 56, 56), {"dropout": 1.5}),
+        ("clip-features", (4, 60), {"depth": -1}),
     ],
 )
 def test_impossible_sizes_are_refused(name: str, shape: tuple[int, ...], options: dict[str, object]) -> None:
@@ -243,13 +280,25 @@ def test_the_parser_offers_every_default_argument_with_its_help(name: str) -> No
     assert list(actions) == list(names)
     for option, default in zip(names, defaults, strict=True):
         assert get_origin(hints[option]) is Annotated
-        kind, text = get_args(hints[option])
+        kind, text, *_ = get_args(hints[option])
         assert actions[option].default == default
         assert actions[option].help == text
         assert text
         parsed = getattr(parser.parse_args([f"--{option}", str(default)]), option)
         assert parsed == default
         assert type(parsed) is kind
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [("--depth -1", "-1 is negative"), ("--width 0", "0 is not at least 1"), ("--depth x", "invalid")],
+)
+def test_options_refuse_what_is_out_of_their_range(line: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    parser = get_backbone_parser("clip-features", ArgumentParser())
+    assert parser.parse_args(["--depth", "0"]).depth == 0
+    with pytest.raises(SystemExit):
+        parser.parse_args(line.split())
+    assert message in capsys.readouterr().err
 
 
 def test_parsed_options_reach_the_network() -> None:

@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from backbone import ContinualBackbone, get_backbone
 from backbone.utils.weights import WRAPPERS, load_weights
 from utils.errors import DataError
+from utils.torchvision_import import import_torchvision
 
 SHAPE = (3, 16, 56, 56)
 N_PUBLIC = 7  # outputs of the network that the file comes from; Sports-1M has 487
@@ -74,6 +76,105 @@ def test_every_public_layout_gives_the_features_of_its_network(tmp_path: Path, l
     assert len(report.loaded) == (20 if layout == "sequential" else 22)
     if layout != "sequential":
         assert all(torch.equal(value, source.state_dict()[key]) for key, value in network.state_dict().items())
+
+
+class FlatC3D(nn.Module):
+    """The network of c3d.pickle under its names; 1/16 of the filters unless told otherwise."""
+
+    def __init__(self, width: int = 4, n_outputs: int = N_PUBLIC) -> None:
+        super().__init__()
+        channels = [3, *(width * factor for factor in (1, 2, 4, 4, 8, 8, 8, 8))]
+        for i, name in enumerate(CONVOLUTIONS):
+            self.add_module(name, nn.Conv3d(channels[i], channels[i + 1], (3, 3, 3), padding=(1, 1, 1)))
+        self.fc6 = nn.Linear(128 * width, 64 * width)
+        self.fc7 = nn.Linear(64 * width, 64 * width)
+        self.fc8 = nn.Linear(64 * width, n_outputs)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = F.max_pool3d(F.relu(self.conv1(x)), (1, 2, 2), (1, 2, 2))
+        x = F.max_pool3d(F.relu(self.conv2(x)), (2, 2, 2), (2, 2, 2))
+        x = F.max_pool3d(F.relu(self.conv3b(F.relu(self.conv3a(x)))), (2, 2, 2), (2, 2, 2))
+        x = F.max_pool3d(F.relu(self.conv4b(F.relu(self.conv4a(x)))), (2, 2, 2), (2, 2, 2))
+        x = F.max_pool3d(F.relu(self.conv5b(F.relu(self.conv5a(x)))), (2, 2, 2), (2, 2, 2), (0, 1, 1))
+        fc6 = F.relu(self.fc6(x.flatten(1)))
+        return self.fc8(F.relu(self.fc7(fc6))), fc6
+
+
+class SequentialC3D(nn.Module):
+    """The network of c3d-pretrained.pth under its names: layers by position, no fc8; returns (fc7, fc6)."""
+
+    def __init__(self, width: int = 4) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        n_in = 3
+        for stage, (factors, kernel) in enumerate([((1,), 1), ((2,), 2), ((4, 4), 2), ((8, 8), 2), ((8, 8), 2)]):
+            for factor in factors:
+                layers += [nn.Conv3d(n_in, factor * width, 3, padding=1), nn.ReLU()]
+                n_in = factor * width
+            padding = (0, 1, 1) if stage == 4 else 0
+            layers.append(nn.MaxPool3d((kernel, 2, 2), (kernel, 2, 2), padding))
+        self.features = nn.Sequential(*layers)
+        self.classifier = nn.Sequential(
+            *[nn.Linear(128 * width, 64 * width), nn.ReLU(), nn.Dropout()],
+            *[nn.Linear(64 * width, 64 * width), nn.ReLU(), nn.Dropout()],
+        )
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        fc6 = self.classifier[:2](self.features(x).flatten(1))
+        return self.classifier[2:](fc6), fc6
+
+
+def full_c3d(num_classes: int, width: int = 4, seed: int = 2) -> ContinualBackbone:
+    torch.manual_seed(seed)
+    shape = (3, 16, 112, 112)
+    return get_backbone(Namespace(backbone="c3d", num_classes=num_classes, input_shape=shape, width=width)).eval()
+
+
+def test_a_file_like_c3d_pickle_gives_the_outputs_of_its_network(tmp_path: Path) -> None:
+    source, network, x = FlatC3D().eval(), full_c3d(N_PUBLIC), torch.rand(2, 3, 16, 112, 112)
+    torch.save(source.state_dict(), tmp_path / "c3d.pickle", _use_new_zipfile_serialization=False)
+    report = load_weights(network, tmp_path / "c3d.pickle")
+    assert len(report.loaded) == 22
+    assert report.missing == report.unexpected == report.mismatched == []
+    with torch.no_grad():
+        (out, fc6), (expected, expected_fc6) = network(x, returnt="both"), source(x)
+    torch.testing.assert_close(fc6, expected_fc6)
+    torch.testing.assert_close(out, expected)
+
+
+def test_a_file_like_c3d_pretrained_gives_fc6_and_fc7_of_its_network(tmp_path: Path) -> None:
+    source, network, x = SequentialC3D().eval(), full_c3d(N_PUBLIC), torch.rand(2, 3, 16, 112, 112)
+    torch.save(source.state_dict(), tmp_path / "c3d-pretrained.pth")
+    report = load_weights(network, tmp_path / "c3d-pretrained.pth")
+    assert len(report.loaded) == 20
+    assert report.missing == ["classifier.4.bias", "classifier.4.weight"]
+    with torch.no_grad():
+        fc6, (expected, expected_fc6) = network(x, returnt="features"), source(x)
+        torch.testing.assert_close(fc6, expected_fc6)
+        torch.testing.assert_close(network.classifier[:4](fc6), expected)
+
+
+@pytest.mark.filterwarnings("ignore:.*no-op")
+def test_the_public_files_of_c3d_fit_key_by_key_at_full_size(tmp_path: Path) -> None:
+    shapes = {"conv1": (64, 3), "conv2": (128, 64), "conv3a": (256, 128), "conv3b": (256, 256), "conv4a": (512, 256)}
+    shapes |= {"conv4b": (512, 512), "conv5a": (512, 512), "conv5b": (512, 512)}
+    published = {f"{name}.weight": (*shape, 3, 3, 3) for name, shape in shapes.items()}
+    published |= {"fc6.weight": (4096, 8192), "fc7.weight": (4096, 4096), "fc8.weight": (487, 4096)}
+    published |= {key.replace("weight", "bias"): shape[:1] for key, shape in published.items()}
+    positions = dict(zip([*CONVOLUTIONS, "fc6", "fc7"], [0, 3, 6, 8, 11, 13, 16, 18, 0, 3], strict=True))
+    by_position = {
+        f"{'features' if 'conv' in name else 'classifier'}.{positions[name]}.{entry}": shape
+        for (name, entry), shape in ((tuple(key.split(".")), shape) for key, shape in published.items())
+        if name != "fc8"
+    }
+    with torch.device("meta"):
+        network = full_c3d(487, width=64)
+    for layout, n_loaded in ((published, 22), (by_position, 20)):
+        # One number for every tensor, repeated by its strides: the shapes of the published file in a few kilobytes.
+        torch.save({key: torch.zeros(()).expand(shape) for key, shape in layout.items()}, tmp_path / "c3d")
+        report = load_weights(network, tmp_path / "c3d")
+        assert len(report.loaded) == n_loaded == len(layout)
+        assert report.unexpected == report.mismatched == []
 
 
 def test_a_file_in_the_format_before_torch_1_6_loads(tmp_path: Path) -> None:
@@ -143,7 +244,16 @@ def test_the_backbone_weights_option_loads_and_prints_the_report(
     assert "missing (2): classifier.4.bias, classifier.4.weight" in printed
 
 
-@pytest.mark.parametrize(("name", "shape"), [("mlp", (1, 8, 8)), ("resnet18", (3, 32, 32)), ("temporal", (4, 60))])
+SMALL = {
+    "mlp": (1, 8, 8),
+    "resnet18": (3, 32, 32),
+    "temporal": (4, 60),
+    "clip-features": (4, 10),
+    **dict.fromkeys(("c3d", "i3d", "mc3-18", "r2plus1d-18", "r3d-18"), (3, 8, 40, 40)),
+}
+
+
+@pytest.mark.parametrize(("name", "shape"), [*SMALL.items()])
 def test_other_backbones_load_their_own_weights_back(tmp_path: Path, name: str, shape: tuple[int, ...]) -> None:
     networks = []
     for seed in (1, 2):
@@ -242,11 +352,78 @@ def test_weights_of_another_backbone_are_refused_with_the_differences(tmp_path: 
     assert "bn1.bias" in message
 
 
+@pytest.mark.parametrize("name", [name for name in SMALL if name != "c3d"])
+def test_a_file_of_another_backbone_of_ours_is_recognised(tmp_path: Path, name: str) -> None:
+    args = Namespace(backbone=name, num_classes=4, input_shape=SMALL[name], width=8)
+    torch.save({"state_dict": get_backbone(args).state_dict()}, tmp_path / "weights.pth")
+    assert f"(--backbone {name}).\n" in refusal(c3d(seed=2), tmp_path / "weights.pth")
+
+
+@pytest.mark.parametrize("name", [name for name in SMALL if name != "c3d"])
+@pytest.mark.parametrize("layout", [flat, sequential])
+def test_public_files_of_c3d_are_recognised_by_every_other_backbone(
+    tmp_path: Path, layout: Callable[[ContinualBackbone], State], name: str
+) -> None:
+    torch.save({f"module.{key}": value for key, value in layout(c3d(seed=1)).items()}, tmp_path / "c3d.pickle")
+    network = get_backbone(Namespace(backbone=name, num_classes=4, input_shape=SMALL[name], width=8))
+    assert "The file looks like C3D (--backbone c3d).\n" in refusal(network, tmp_path / "c3d.pickle")
+
+
+@pytest.mark.parametrize(
+    ("keys", "looks_like"),
+    [
+        ({"Mixed_3b.b0.conv3d.weight": (64, 192, 1, 1, 1)}, "I3D (--backbone i3d)"),
+        ({"mixed_3b.branch_0.conv3d.weight": (64, 192, 1, 1, 1)}, "I3D (--backbone i3d)"),
+        ({"stem.0.weight": (45, 3, 1, 7, 7), "layer1.0.conv1.0.0.weight": (144, 64, 1, 3, 3)}, "R(2+1)D-18"),
+        ({"layer1.0.conv1.weight": (64, 64, 3, 3)}, "a ResNet of torchvision for images"),
+        ({"module.base_model.layer1.0.conv1.net.weight": (64, 64, 3, 3)}, "a TSM ResNet"),
+        ({"blocks.0.conv.conv_t.weight": (24, 3, 1, 3, 3)}, "X3D"),
+        ({"visual.class_embedding": (768,)}, "CLIP"),
+        ({"anything.weight": (3, 3)}, None),
+        ({"features.18.weight": (512, 512, 3, 3)}, None),
+    ],
+)
+def test_public_files_are_recognised_by_their_names(
+    tmp_path: Path, keys: dict[str, tuple[int, ...]], looks_like: str | None
+) -> None:
+    torch.save({key: torch.zeros(shape) for key, shape in keys.items()}, tmp_path / "weights.pth")
+    message = refusal(c3d(seed=2), tmp_path / "weights.pth")
+    assert f"looks like {looks_like}" in message if looks_like else "looks like" not in message
+
+
+@pytest.mark.parametrize("name", ["r3d_18", "mc3_18"])
+def test_files_of_torchvision_are_told_apart(tmp_path: Path, name: str) -> None:
+    with torch.device("meta"):
+        state = getattr(import_torchvision("models.video"), name)(weights=None).state_dict()
+    state = {key: torch.zeros((), dtype=value.dtype).expand(value.shape) for key, value in state.items()}
+    torch.save(state, tmp_path / "weights.pth")
+    other = {"r3d_18": "mc3-18", "mc3_18": "r3d-18"}[name]
+    network = get_backbone(Namespace(backbone=other, num_classes=400, input_shape=(3, 8, 40, 40)))
+    assert f"--backbone {name.replace('_', '-')})" in refusal(network, tmp_path / "weights.pth")
+
+
+def test_a_file_that_is_all_head_and_fits_nowhere_is_refused(tmp_path: Path) -> None:
+    torch.save({"classifier.weight": torch.zeros(3, 9), "classifier.bias": torch.zeros(3)}, tmp_path / "weights.pth")
+    args = Namespace(backbone="clip-features", num_classes=4, input_shape=(5, 10), depth=0)
+    assert "0 tensors loaded" in refusal(get_backbone(args), tmp_path / "weights.pth")
+
+
+@pytest.mark.parametrize("copies", [("module.", "net."), ("", "backbone.")])
+def test_a_file_that_holds_two_networks_is_refused(tmp_path: Path, copies: tuple[str, str]) -> None:
+    state = {f"{prefix}{key}": value for prefix in copies for key, value in flat(c3d(seed=1)).items()}
+    torch.save(state, tmp_path / "weights.pth")
+    message = refusal(c3d(seed=2), tmp_path / "weights.pth")
+    assert "holds more than one network: without their prefixes, 22 of its 44 entries" in message
+
+
 def test_weights_of_another_width_are_refused_with_both_shapes(tmp_path: Path) -> None:
     torch.manual_seed(0)
     wide = get_backbone(Namespace(backbone="c3d", num_classes=N_PUBLIC, input_shape=SHAPE, width=4))
     torch.save(flat(wide), tmp_path / "weights.pth")
-    assert "conv1.bias: (4,), (2,)" in refusal(c3d(seed=2), tmp_path / "weights.pth")
+    message = refusal(c3d(seed=2), tmp_path / "weights.pth")
+    assert "conv1.bias: (4,), (2,)" in message
+    assert "The names fit, the shapes do not: another --width" in message
+    assert "looks like" not in message
 
 
 @pytest.mark.parametrize("lost", ["conv3b.weight", "fc6.bias"])
@@ -254,7 +431,9 @@ def test_one_missing_entry_of_the_body_is_refused_by_name(tmp_path: Path, lost: 
     state = flat(c3d(seed=1))
     del state[lost]
     torch.save(state, tmp_path / "weights.pth")
-    assert f"missing (1): {lost}" in refusal(c3d(seed=2), tmp_path / "weights.pth")
+    message = refusal(c3d(seed=2), tmp_path / "weights.pth")
+    assert f"missing (1): {lost}" in message
+    assert "The names fit" not in message
 
 
 def test_one_left_over_entry_is_refused_by_name(tmp_path: Path) -> None:
