@@ -10,19 +10,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from datasets.utils.augment import (
-    CenterCrop,
-    Denormalize,
-    Normalize,
-    Operation,
-    RandomCrop,
-    RandomHorizontalFlip,
-    ToFloat,
-)
+from datasets.utils.annotations import Performance
+from datasets.utils.augment import Denormalize, Normalize, Operation, RandomCrop, RandomHorizontalFlip, ToFloat
+from datasets.utils.clips import Clip, FrameIndex
 from datasets.utils.continual_dataset import Samples
+from datasets.utils.frame_sampling import spread
+from datasets.utils.recordings import Recording
 from datasets.utils.rendered_dives import judge, render, sample_dives
 from datasets.utils.score_dataset import ScoreDataset
-from datasets.utils.sources import ClipSource, TensorSource
+from datasets.utils.sources import TensorSource
+from datasets.utils.video_dataset import PIXEL_SCALES, VideoScoreDataset
 from utils.args import positive
 from utils.errors import DataError, UsageError
 
@@ -36,9 +33,7 @@ SPORTS = {
     "sync_diving_10m": (49.8, 99.36),
 }
 N_FRAMES = 103
-FRAME_SIZE = (128, 171)
-CROP = 112
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+MEAN, STD = PIXEL_SCALES["imagenet"]
 HOW_TO_GET = (
     "Get the frames from the authors of AQA-7 (Parmar & Morris, WACV 2019) and lay them out as "
     "DIR/<sport>-out/<id:03d>/img_00001.jpg ... img_00103.jpg and DIR/Split_4/split_4_{train,test}_list.mat, "
@@ -46,11 +41,11 @@ HOW_TO_GET = (
 )
 
 
-class AQA7(ScoreDataset):
+class AQA7(VideoScoreDataset):
     """AQA-7 (P. Parmar, B. Morris, Action Quality Assessment Across Multiple Actions, WACV 2019), 103 frames a clip.
 
     One sport keeps its own score range; `--sport all` scales every sport to 0-100 by its published range. Groups are
-    the sports. Frames are read at 128x171; training crops 112x112 at random and flips, testing crops the centre.
+    the sports.
     """
 
     NAME = "aqa7"
@@ -58,6 +53,8 @@ class AQA7(ScoreDataset):
     HAS_GROUPS = True
     OFFICIAL_STRIDE = "exact"
     TEST_SHOTS = 10
+    N_FRAMES = N_FRAMES
+    HOW_TO_GET = HOW_TO_GET
 
     def __init__(self, args: Namespace) -> None:
         self.sport = getattr(args, "sport", "diving")
@@ -66,11 +63,8 @@ class AQA7(ScoreDataset):
 
     @staticmethod
     def get_parser(parser: ArgumentParser) -> ArgumentParser:
-        ScoreDataset.get_parser(parser)
+        VideoScoreDataset.get_parser(parser)
         parser.add_argument("--sport", choices=[*SPORTS, "all"], default="diving", help="which of the six sports")
-        parser.add_argument(
-            "--clip_frames", type=int, default=N_FRAMES, help=f"frames used of each clip's {N_FRAMES}, evenly spread"
-        )
         return parser
 
     @classmethod
@@ -82,40 +76,34 @@ class AQA7(ScoreDataset):
             raise DataError(f"aqa7: no frames in {root}. {HOW_TO_GET}; --data_source mini asks for the stand-in")
         return cls.NAME
 
-    @classmethod
-    def n_groups(cls, args: Namespace) -> int:
-        return len(SPORTS) if getattr(args, "sport", "diving") == "all" else 1
-
     def group_names(self) -> list[str]:
         return list(SPORTS) if self.sport == "all" else [self.sport]
 
     @property
-    def n_clip_frames(self) -> int:
-        n_frames = getattr(self.args, "clip_frames", N_FRAMES)
-        if not 1 <= n_frames <= N_FRAMES:
-            raise UsageError(f"--clip_frames {n_frames}: clips have {N_FRAMES} frames")
-        return n_frames
+    def root(self) -> Path:
+        return _root(vars(self.args))
 
     @property
-    def input_shape(self) -> tuple[int, ...]:
-        return (3, self.n_clip_frames, CROP, CROP)
+    def n_clip_frames(self) -> int:
+        if super().n_clip_frames > N_FRAMES:
+            raise UsageError(f"--clip_frames {super().n_clip_frames}: clips have {N_FRAMES} frames")
+        return super().n_clip_frames
 
-    def load_samples(self) -> Samples:
-        root = _root(vars(self.args))
-        train, test = (self._read_split(root, part) for part in ("train", "test"))
-        return Samples(
-            train=train[0],
-            test=test[0],
-            train_targets=train[1],
-            test_targets=test[1],
-            train_groups=train[2],
-            test_groups=test[2],
-        )
+    def read_annotations(self) -> list[Performance]:
+        return [each for part in ("train", "test") for each in self._read_split(part)]
 
-    def _read_split(self, root: Path, part: str) -> tuple[ClipSource, np.ndarray, np.ndarray]:
+    def locate(self, performance: Performance, index: FrameIndex, margin: int) -> Clip:
+        recording = Recording(index, performance.place["folder"], performance.name)
+        numbers = 1 + spread(N_FRAMES, self.n_clip_frames)
+        if margin:
+            low, high = np.arange(1 - margin, 1), np.arange(N_FRAMES, N_FRAMES + margin) + 1
+            numbers = np.concatenate([low, numbers, high]).clip(1, N_FRAMES)
+        return recording.clip_of_numbers(numbers)
+
+    def _read_split(self, part: str) -> list[Performance]:
         from scipy.io import loadmat
 
-        path = root / "Split_4" / f"split_4_{part}_list.mat"
+        path = self.root / "Split_4" / f"split_4_{part}_list.mat"
         if not path.exists():
             raise DataError(f"aqa7: no split file {path}. {HOW_TO_GET}")
         try:
@@ -129,34 +117,29 @@ class AQA7(ScoreDataset):
         if not np.isfinite(rows).all():
             raise DataError(f"aqa7: {path}: row {int(np.argwhere(~np.isfinite(rows))[0, 0]) + 1} holds no numbers")
         names = list(SPORTS)
-        wanted = range(1, 7) if self.sport == "all" else [names.index(self.sport) + 1]
-        rows = rows[np.isin(rows[:, 0], list(wanted))]
-        if not len(rows):
-            raise DataError(f"aqa7: {path} lists no clip of {self.sport}")
-        sports = [names[int(index) - 1] for index in rows[:, 0]]
-        folders = [root / f"{sport}-out" / f"{int(video):03d}" for sport, video in zip(sports, rows[:, 1], strict=True)]
-        missing = [folder for folder in folders if not folder.is_dir()]
-        if missing and not self.args.skip_corrupt:
-            raise DataError(
-                f"aqa7: {len(missing)} of {len(folders)} clip folders are missing, the first is {missing[0]}. "
-                "Complete the data, or leave such clips out with --skip_corrupt 1"
+        performances = []
+        for row, (number, video, score) in enumerate(rows, 1):
+            if number not in range(1, len(names) + 1):
+                raise DataError(f"aqa7: {path}: row {row}: there is no sport {number:g}, they count from 1 to 6")
+            sport = names[int(number) - 1]
+            if self.sport not in ("all", sport):
+                continue
+            if self.sport == "all":
+                low, high = SPORTS[sport]
+                score = 100 * (score - low) / (high - low)
+            performances.append(
+                Performance(
+                    name=f"{sport}/{int(video):03d}",
+                    score=float(score),
+                    part=part,
+                    group=sport,
+                    source=f"{path.name}, row {row}",
+                    place={"folder": f"{sport}-out/{int(video):03d}"},
+                )
             )
-        chosen = np.rint(np.linspace(1, N_FRAMES, self.n_clip_frames)).astype(int)
-        clips = [[folder / f"img_{number:05d}.jpg" for number in chosen] for folder in folders]
-        scores = rows[:, 2]
-        if self.sport == "all":
-            low, high = np.array([SPORTS[sport] for sport in sports]).T
-            scores = 100 * (scores - low) / (high - low)
-        return ClipSource(clips, FRAME_SIZE, bool(self.args.skip_corrupt)), scores, np.asarray(sports)
-
-    def augmentations(self) -> Sequence[Operation]:
-        return (RandomHorizontalFlip(), RandomCrop(CROP))
-
-    def normalization(self) -> Sequence[Operation]:
-        return (CenterCrop(CROP), ToFloat(), Normalize(MEAN, STD))
-
-    def denormalization(self) -> Sequence[Operation]:
-        return (Denormalize(MEAN, STD),)
+        if not performances:
+            raise DataError(f"aqa7: {path} lists no clip of {self.sport}")
+        return performances
 
 
 class AQA7Mini(ScoreDataset):

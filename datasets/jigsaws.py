@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -60,10 +60,6 @@ class JIGSAWS(ScoreDataset):
     @property
     def input_shape(self) -> tuple[int, ...]:
         return (N_CHANNELS, N_STEPS)
-
-    @classmethod
-    def n_groups(cls, args: Namespace) -> int:
-        return len(TASKS) if getattr(args, "surgical_task", "all") == "all" else 1
 
     def group_names(self) -> list[str]:
         wanted = getattr(self.args, "surgical_task", "all")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -44,9 +43,8 @@ class UIPRMD(ScoreDataset):
     def input_shape(self) -> tuple[int, ...]:
         return (4, N_STEPS)
 
-    @classmethod
-    def n_groups(cls, args: Namespace) -> int:
-        return 2
+    def group_names(self) -> list[str]:
+        return ["correct", "incorrect"]
 
     def load_samples(self) -> Samples:
         if not FILE.exists():

@@ -38,6 +38,7 @@ OPERATIONAL = (
     "base_path",
     "results_path",
     "tensorboard",
+    "clip_cache",
 )
 # What two runs may differ in and still be repetitions of one experiment, the seed apart.
 WITHOUT_EFFECT = (*OPERATIONAL, "run_dir", "savecheck", "eval_epochs", "model_config", "config")
@@ -109,6 +110,18 @@ def percentage(text: str | float) -> float:
     if not 0 < value < 100:
         raise argparse.ArgumentTypeError(f"{value:g} is not between 0 and 100")
     return value
+
+
+def interval(text: str | Sequence[float]) -> list[float]:
+    """Two numbers separated by a comma or a space, the lower first."""
+    parts = text.replace(",", " ").split() if isinstance(text, str) else text
+    try:
+        low, high = map(float, parts)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"'{text}' is not two numbers such as 0,100") from error
+    if not float("-inf") < low < high < float("inf"):
+        raise argparse.ArgumentTypeError(f"'{text}': the first number must be below the second, and both finite")
+    return [low, high]
 
 
 def wandb_project(text: str) -> str:
@@ -186,6 +199,9 @@ def add_management_args(parser: ArgumentParser) -> None:
     )
     group.add_argument(
         "--skip_corrupt", type=true_or_false, default=False, help="leave out and count unreadable samples"
+    )
+    group.add_argument(
+        "--features", help="folder of features that scripts/extract_features.py wrote, to learn from instead of videos"
     )
     group.add_argument("--num_workers", type=not_negative, default=0, help="processes that read ahead")
     group = parser.add_argument_group("run")
@@ -386,6 +402,8 @@ def _layers(
         stream.get_parser(parser)
         name = normalise(str(chosen["dataset"]))
         layers = [(f"{name} stream", stream.OPTION_DEFAULTS), config_layer(Path("configs/datasets") / f"{name}.yaml")]
+        if chosen.get("features") or last[1].get("features"):
+            layers.append(("features", {"backbone": "clip-features"}))
     if "model" in chosen:
         from models import get_model_class
         from models.utils import load_model_config

@@ -44,13 +44,15 @@ def predict(model: ContinualModel, dataset: ContinualDataset, task: int) -> Pred
     """
     was_training = {module: module.training for module in model.modules()}
     model.eval()
-    outputs, truth = [], []
+    outputs, truth, positions = [], [], []
     # A model that samples at test time must not take from the generators of training.
     state = get_rng_state()
     set_random_seed(derive_seed(getattr(dataset.args, "seed", 0), "evaluate", dataset.current_task, task))
-    for inputs, labels, *_ in dataset.test_loader(task):
+    loader = dataset.test_loader(task)
+    for inputs, labels, *_ in loader:
         outputs.append(model(inputs).float().reshape(len(labels), -1).cpu())
         truth.append(labels.cpu())
+        positions.append(loader.positions)
     set_rng_state(state)
     for module, mode in was_training.items():
         module.training = mode
@@ -63,7 +65,11 @@ def predict(model: ContinualModel, dataset: ContinualDataset, task: int) -> Pred
             "Lower --lr or set --clip_grad"
         )
     if hasattr(dataset, "to_scores"):
-        values, targets = (dataset.to_scores(array).astype(np.float32) for array in (values, targets))
+        data, shown = loader.dataset, torch.cat(positions).numpy()
+        assert data.scores is not None
+        values = dataset.to_scores(values, None if data.difficulty is None else data.difficulty[shown])
+        # Back from the labels, scores would be rounded, and equal ones no longer be equal.
+        values, targets = values.astype(np.float32), data.scores[shown]
     return Predictions(task, values, targets, dataset.evaluation_offsets(task))
 
 

@@ -93,5 +93,5 @@ class Results:
 
     def _figures(self, predictions: list[Predictions], n_seen_classes: int) -> dict[str, Any]:
         if self.is_score:
-            return score_figures(predictions, self.dataset.SCORE_RANGE)  # type: ignore[attr-defined]
+            return score_figures(predictions, self.dataset.score_range)  # type: ignore[attr-defined]
         return class_figures(predictions, n_seen_classes)

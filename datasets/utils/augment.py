@@ -52,6 +52,12 @@ class RandomCrop:
         n = len(batch)
         top = _draw(n, height - self.size + 1, batch, generator)
         left = _draw(n, width - self.size + 1, batch, generator)
+        if batch.ndim > 4:
+            # Few and large samples: copying whole rows is many times faster than looking up every pixel.
+            cut = padded.new_empty((*batch.shape[:-2], self.size, self.size))
+            for i, (y, x) in enumerate(zip(top.tolist(), left.tolist(), strict=True)):
+                cut[i] = padded[i, ..., y : y + self.size, x : x + self.size]
+            return cut
         offsets = torch.arange(self.size, device=batch.device)
         rows = (top[:, None] + offsets)[:, :, None]
         columns = (left[:, None] + offsets)[:, None, :]
@@ -74,19 +80,63 @@ class CenterCrop:
         return batch[..., top : top + self.size, left : left + self.size]
 
 
+class RandomFrames:
+    """Cut `n_frames` neighbouring frames out of clips (B, C, T, H, W), of each clip at a random place."""
+
+    def __init__(self, n_frames: int) -> None:
+        self.n_frames = n_frames
+
+    def __call__(self, batch: Tensor, generator: torch.Generator) -> Tensor:
+        start = _draw(len(batch), batch.shape[2] - self.n_frames + 1, batch, generator)
+        cut = batch.new_empty((*batch.shape[:2], self.n_frames, *batch.shape[3:]))
+        for i, first in enumerate(start.tolist()):
+            cut[i] = batch[i, :, first : first + self.n_frames]
+        return cut
+
+
+class CenterFrames:
+    """Cut `n_frames` frames out of the middle of clips (B, C, T, H, W)."""
+
+    def __init__(self, n_frames: int) -> None:
+        self.n_frames = n_frames
+
+    def __call__(self, batch: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        start = (batch.shape[2] - self.n_frames) // 2
+        return batch[:, :, start : start + self.n_frames]
+
+
 class RandomHorizontalFlip:
     """Mirror each sample with probability 1/2."""
 
     def __call__(self, batch: Tensor, generator: torch.Generator) -> Tensor:
-        mirrored = _draw(len(batch), 2, batch, generator).bool().view(-1, *[1] * (batch.ndim - 1))
-        return torch.where(mirrored, batch.flip(-1), batch)
+        mirrored = _draw(len(batch), 2, batch, generator).nonzero().view(-1)
+        result = batch.clone()
+        result[mirrored] = batch[mirrored].flip(-1)
+        return result
 
 
 class ToFloat:
     """uint8 to float32 in [0, 1]; floats pass unchanged."""
 
     def __call__(self, batch: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        return batch.float() / 255 if batch.dtype == torch.uint8 else batch
+        return batch.float().div_(255) if batch.dtype == torch.uint8 else batch
+
+
+class Scale:
+    """Multiply by a number."""
+
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+
+    def __call__(self, batch: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return batch * self.factor
+
+
+class ReverseChannels:
+    """RGB to BGR, or back."""
+
+    def __call__(self, batch: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return batch.flip(1)
 
 
 class Normalize:
@@ -96,7 +146,8 @@ class Normalize:
         self.mean, self.std = torch.as_tensor(mean).float(), torch.as_tensor(std).float()
 
     def __call__(self, batch: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        return (batch - _per_channel(self.mean, batch)) / _per_channel(self.std, batch)
+        # In place where the tensor is ours: clips are hundreds of megabytes.
+        return (batch - _per_channel(self.mean, batch)).div_(_per_channel(self.std, batch))
 
 
 class Denormalize(Normalize):

@@ -98,7 +98,7 @@ class ClassDataset(ContinualDataset):
         """Names in order of arrival."""
         return [self.samples.names[i] for i in self.class_order]
 
-    def convert_targets(self, targets: np.ndarray) -> Tensor:
+    def convert_targets(self, targets: np.ndarray, difficulty: np.ndarray | None = None) -> Tensor:
         return torch.from_numpy(self._arrival[targets])
 
     def get_loss(self) -> Callable[[Tensor, Tensor], Tensor]:

@@ -32,6 +32,7 @@ class Samples:
         train, test: sources; the same object if one source holds both.
         train_targets, test_targets: (n,) int64 labels, or float64 scores in the data set's own unit.
         train_groups, test_groups: (n,) group names where the stream has groups.
+        train_difficulty, test_difficulty: (n,) degrees of difficulty, float64, where scores are execution times that.
         names: class names in the order of the original labels.
         problems: messages about samples that were left out while reading.
     """
@@ -42,6 +43,8 @@ class Samples:
     test_targets: np.ndarray
     train_groups: np.ndarray | None = None
     test_groups: np.ndarray | None = None
+    train_difficulty: np.ndarray | None = None
+    test_difficulty: np.ndarray | None = None
     names: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
@@ -58,6 +61,7 @@ class ContinualDataset:
         N_TASKS: number of tasks; N_CLASSES: outputs of the head (1 for scores);
         N_CLASSES_PER_TASK: number, or list with one number per task.
         OPTION_DEFAULTS: the stream's defaults for options that only some methods have, e.g. buffer_scope.
+        TAKES_FEATURES: whether --features can replace its samples.
         IS_STAND_IN: whether it only replaces absent data and is none of the field's.
         current_task: index of the current task, -1 before the first.
         train_loader: of the current task.
@@ -75,8 +79,11 @@ class ContinualDataset:
     N_CLASSES_PER_TASK: int | list[int]
     OPTION_DEFAULTS: dict[str, Any] = {}
     IS_STAND_IN = False
+    TAKES_FEATURES = False
 
     def __init__(self, args: Namespace) -> None:
+        if getattr(args, "features", None) and not self.TAKES_FEATURES:
+            raise UsageError(f"--features: {self.NAME} is no stream of videos")
         self.args = args
         self.device = get_device(args)
         self.current_task = -1
@@ -131,8 +138,13 @@ class ContinualDataset:
         """Divide the samples into tasks."""
         raise NotImplementedError
 
-    def convert_targets(self, targets: np.ndarray) -> Tensor:
-        """Targets as methods see them."""
+    def convert_targets(self, targets: np.ndarray, difficulty: np.ndarray | None = None) -> Tensor:
+        """Targets as methods see them.
+
+        Args:
+            targets: (n,) in the data set's own unit.
+            difficulty: (n,) degrees of difficulty, where the data set has them.
+        """
         raise NotImplementedError
 
     def get_loss(self) -> Callable[[Tensor, Tensor], Tensor]:
@@ -237,6 +249,7 @@ class ContinualDataset:
         return digest(
             *(source.fingerprint() for source in sources),
             *(samples.train_targets, samples.test_targets, samples.train_groups, samples.test_groups, samples.names),
+            *(part for part in (samples.train_difficulty, samples.test_difficulty) if part is not None),
         )
 
     def get_offsets(self, task: int | None = None) -> tuple[int, int]:
@@ -316,13 +329,16 @@ class ContinualDataset:
 
     def _loader(self, part: str, indices: np.ndarray, training: bool, names: tuple[Any, ...]) -> StreamLoader:
         validating = part == "test" and bool(getattr(self.args, "validation", None))
-        source, targets = (
-            (self.samples.train, self.samples.train_targets)
+        samples = self.samples
+        source, targets, difficulty = (
+            (samples.train, samples.train_targets, samples.train_difficulty)
             if part == "train" or validating
-            else (self.samples.test, self.samples.test_targets)
+            else (samples.test, samples.test_targets, samples.test_difficulty)
         )
+        targets, difficulty = targets[indices], None if difficulty is None else difficulty[indices]
+        scores = targets if self.SETTING in SCORE_SETTINGS else None
         return StreamLoader(
-            TaskData(source, indices, self.convert_targets(targets[indices])),
+            TaskData(source, indices, self.convert_targets(targets, difficulty), difficulty, scores),
             batch_size=self.get_batch_size(),
             transform=self.get_transform() if training else self.get_normalization_transform(),
             device=self.device,

@@ -25,12 +25,23 @@ class TaskData(Dataset):
         source: where the samples are.
         indices: (n,) positions in the source.
         targets: (n,) labels or scores.
+        difficulty: (n,) degrees of difficulty, where the stream has them.
+        scores: (n,) float64 scores as judged, on score streams. Targets are scaled and rounded, which breaks ties.
     """
 
-    def __init__(self, source: Source, indices: np.ndarray, targets: Tensor) -> None:
+    def __init__(
+        self,
+        source: Source,
+        indices: np.ndarray,
+        targets: Tensor,
+        difficulty: np.ndarray | None = None,
+        scores: np.ndarray | None = None,
+    ) -> None:
         self.source = source
         self.indices = np.asarray(indices)
         self.targets = targets
+        self.difficulty = difficulty
+        self.scores = scores
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -51,6 +62,9 @@ class StreamLoader:
 
     The order of the i-th pass is a function of the seed, the task and i alone, so a pass can be taken up in its middle:
     set `passes` and call `iterate(start=number of the next batch)`.
+
+    Attributes:
+        positions: (B,) which samples of `dataset` are in the batch that was yielded last.
 
     Args:
         data: samples of the task.
@@ -83,6 +97,7 @@ class StreamLoader:
         self.num_workers = num_workers
         self.on_problem = on_problem or (lambda message: None)
         self.passes = 0
+        self.positions = torch.empty(0, dtype=torch.long)
         self._workers: DataLoader | None = None
         self._workers_busy = False
         self._order_for_workers: list[Tensor] = []
@@ -107,7 +122,7 @@ class StreamLoader:
         return torch.randperm(n, generator=named_generator(seed, *names, pass_number))
 
     def _batches(self, batches: list[Tensor], start: int) -> Iterator[tuple[int, Batch]]:
-        for number, (raw, targets, _, problems) in enumerate(self._read(batches), start):
+        for number, (raw, targets, positions, problems) in enumerate(self._read(batches), start):
             for problem in problems:
                 self.on_problem(problem)
             if not len(raw):
@@ -115,6 +130,7 @@ class StreamLoader:
             raw = raw.to(self.device, non_blocking=True)
             targets = targets.to(self.device, non_blocking=True)
             inputs = self.transform(raw)
+            self.positions = positions
             yield number, ((inputs, targets, raw) if self.training else (inputs, targets))
 
     def _read(self, batches: list[Tensor]) -> Iterator[Any]:

@@ -117,23 +117,35 @@ def grade_incremental(
 ) -> Split:
     """Grade-incremental tasks, the default protocol: grades are quantiles of the TRAINING scores alone.
 
-    Full protocol: task k is grade k. Few-shot: `train_shots` and `test_shots` samples of every grade, spread evenly
-    over its scores, are the task of that grade; everything else makes a base session that comes first. A grade with
-    fewer than twice the shots gives half of its samples, so that the base session always has samples of every grade.
+    Full protocol: task k is grade k. Few-shot: see `with_base_session`.
     """
     boundaries = grade_boundaries(train_scores, n_grades)
     parts = []
-    for scores, shots in ((train_scores, train_shots), (test_scores, test_shots)):
+    for scores in (train_scores, test_scores):
         scores = np.asarray(scores, dtype=np.float64)
         if not np.isfinite(scores).all():
             raise DataError("cannot sort samples into grades: every one needs a finite score")
         grades = assign_grades(scores, boundaries)
-        members = [np.flatnonzero(grades == k) for k in range(n_grades)]
-        if fewshot:
-            members = [m[ordered_uniform_indices(scores[m], min(shots, (len(m) + 1) // 2))] for m in members]
-            members = [_rest(len(scores), members), *members]
-        parts.append(members)
-    return Split(parts[0], parts[1], _grade_names(n_grades, fewshot))
+        parts.append([np.flatnonzero(grades == k) for k in range(n_grades)])
+    split = Split(parts[0], parts[1], _grade_names(n_grades))
+    return with_base_session(split, train_scores, test_scores, train_shots, test_shots) if fewshot else split
+
+
+def with_base_session(
+    split: Split, train_scores: ArrayLike, test_scores: ArrayLike, train_shots: int, test_shots: int
+) -> Split:
+    """The few-shot protocol: a base session comes first, then a few samples of each task.
+
+    `train_shots` and `test_shots` samples of every task, spread evenly over its scores, are what the task keeps;
+    everything else is the base session. A task with fewer than twice the shots gives half of its samples, so that the
+    base session always has samples of every task.
+    """
+    parts = []
+    for tasks, scores, shots in ((split.train, train_scores, train_shots), (split.test, test_scores, test_shots)):
+        scores = np.asarray(scores, dtype=np.float64)
+        kept = [m[ordered_uniform_indices(scores[m], min(shots, (len(m) + 1) // 2))] for m in tasks]
+        parts.append([np.setdiff1d(np.concatenate(tasks), np.concatenate(kept)), *kept])
+    return Split(parts[0], parts[1], ["base", *split.names])
 
 
 def grade_incremental_official(
@@ -164,7 +176,7 @@ def grade_incremental_official(
             members = [_official_shots(m[np.argsort(scores[m], kind="stable")], shots, stride) for m in members]
             members = [_rest(len(scores), members), *members]
         parts.append(members)
-    return Split(parts[0], parts[1], _grade_names(n_grades, fewshot))
+    return Split(parts[0], parts[1], (["base"] if fewshot else []) + _grade_names(n_grades))
 
 
 def _official_shots(ordered: Indices, shots: int, stride: str) -> Indices:
@@ -179,8 +191,8 @@ def _rest(n: int, taken: list[Indices]) -> Indices:
     return np.setdiff1d(np.arange(n), np.concatenate(taken))
 
 
-def _grade_names(n_grades: int, fewshot: bool) -> list[str]:
-    return (["base"] if fewshot else []) + [f"grade {k + 1}" for k in range(n_grades)]
+def _grade_names(n_grades: int) -> list[str]:
+    return [f"grade {k + 1}" for k in range(n_grades)]
 
 
 # Group-incremental
@@ -194,6 +206,29 @@ def group_incremental(train_groups: ArrayLike, test_groups: ArrayLike, names: Se
         [np.flatnonzero(train_groups == name) for name in names],
         [np.flatnonzero(test_groups == name) for name in names],
         [str(name) for name in names],
+    )
+
+
+def merge_tasks(split: Split, n_tasks: int) -> Split:
+    """Unite neighbouring tasks so that `n_tasks` are left, with as even a number of training samples as that allows.
+
+    Raises:
+        UsageError: there are fewer tasks than that.
+    """
+    n = len(split.names)
+    if n < n_tasks:
+        raise UsageError(f"--n_tasks {n_tasks}: there are only {n} groups to make tasks of")
+    total = np.cumsum([0, *map(len, split.train)])
+    edges = [0]
+    for k in range(1, n_tasks):
+        # At least one group for each task before and after this edge.
+        allowed = np.arange(edges[-1] + 1, n - n_tasks + k + 1)
+        edges.append(int(allowed[np.abs(total[allowed] - total[-1] * k / n_tasks).argmin()]))
+    parts = list(zip(edges, [*edges[1:], n], strict=True))
+    return Split(
+        [np.sort(np.concatenate(split.train[a:b])) for a, b in parts],
+        [np.sort(np.concatenate(split.test[a:b])) for a, b in parts],
+        ["+".join(split.names[a:b]) for a, b in parts],
     )
 
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import io
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from utils.errors import DataError
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
+# What Pillow raises for files that it cannot read.
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
 class Source(Protocol):
@@ -54,48 +56,6 @@ class TensorSource:
         return digest(self.data.numpy())
 
 
-class ClipSource:
-    """Clips as folders of frames, decoded when asked for.
-
-    Args:
-        clips: for each sample the frame files, in order.
-        size: (height, width) to which every frame is resized.
-        skip_corrupt: leave out clips with a missing or truncated frame instead of failing.
-    """
-
-    def __init__(self, clips: Sequence[Sequence[Path]], size: tuple[int, int], skip_corrupt: bool = False) -> None:
-        self.clips = clips
-        self.size = size
-        self.skip_corrupt = skip_corrupt
-
-    def __len__(self) -> int:
-        return len(self.clips)
-
-    def read(self, indices: np.ndarray) -> tuple[Tensor, list[int], list[str]]:
-        """As `Source.read`; samples are (3, T, height, width) uint8 RGB."""
-        height, width = self.size
-        clips, positions, problems = [], [], []
-        for position, index in enumerate(indices):
-            try:
-                frames = [read_image(path, (height, width)) for path in self.clips[index]]
-            except DataError as error:
-                if not self.skip_corrupt:
-                    raise
-                problems.append(str(error))
-                continue
-            clips.append(torch.from_numpy(np.stack(frames)).permute(3, 0, 1, 2).contiguous())
-            positions.append(position)
-        return (torch.stack(clips) if clips else torch.empty(0)), positions, problems
-
-    def fingerprint(self) -> str:
-        """Of every clip the folder's name, the number of frames, the size of the first and the last in bytes."""
-        facts = []
-        for frames in self.clips:
-            sizes = [path.stat().st_size if path.exists() else -1 for path in (frames[0], frames[-1])] if frames else []
-            facts.append((frames[0].parent.name if frames else "", len(frames), *sizes))
-        return digest(facts)
-
-
 def digest(*values: object) -> str:
     """32 hexadecimal digits over arrays (shape, type, content) and values with a fixed `repr`."""
     total = hashlib.blake2b(digest_size=16)
@@ -109,25 +69,45 @@ def digest(*values: object) -> str:
 
 
 def read_image(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
-    """Decode one image to (height, width, 3) uint8 RGB, resized (bilinear) to `size` = (height, width) if given.
+    """Decode one image file as `decode_image` does.
 
     Raises:
         DataError: the file is missing, truncated or no image; it is named.
     """
     try:
-        with Image.open(path) as image:
-            if size is not None:
-                # Lets the JPEG decoder skip detail that the resize would throw away.
-                image.draft("RGB", (size[1], size[0]))
-            rgb = image.convert("RGB")
-            if size is not None and rgb.size != (size[1], size[0]):
-                rgb = rgb.resize((size[1], size[0]), Image.Resampling.BILINEAR)
-            return np.array(rgb)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = "it does not exist" if isinstance(error, FileNotFoundError) else str(error)
+        return decode_image(path.read_bytes(), size)
+    except UNREADABLE as error:
         raise DataError(
-            f"cannot read the image {path}: {reason}. Restore the file, or leave such samples out with --skip_corrupt 1"
+            f"cannot read the image {path}: {why_unreadable(error)}. "
+            "Restore the file, or leave such samples out with --skip_corrupt 1"
         ) from error
+
+
+def decode_image(content: bytes, size: tuple[int, int] | None = None) -> np.ndarray:
+    """Decode an image to (height, width, 3) uint8 RGB, resized (bilinear) to `size` = (height, width) if given.
+
+    Raises:
+        One of UNREADABLE.
+    """
+    with Image.open(io.BytesIO(content)) as image:
+        if size is not None:
+            # Lets the JPEG decoder skip detail that the resize would throw away.
+            image.draft("RGB", (size[1], size[0]))
+        rgb = image.convert("RGB")
+        return np.array(rgb if size is None else resized(rgb, size))
+
+
+def resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Bilinear, to (height, width); the image itself where it has that size."""
+    wanted = (size[1], size[0])
+    return image if image.size == wanted else image.resize(wanted, Image.Resampling.BILINEAR)
+
+
+def why_unreadable(error: Exception) -> str:
+    """What is wrong with a file, in words that are the same each time."""
+    if isinstance(error, FileNotFoundError):
+        return "it does not exist"
+    return "it is no image" if isinstance(error, UnidentifiedImageError) else str(error)
 
 
 def read_image_folder(root: Path, size: int, skip_corrupt: bool) -> tuple[Tensor, np.ndarray, list[str], list[str]]:

@@ -1,0 +1,491 @@
+"""Clips: where their frames are (image files or a video), and how they are read."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import PIL
+import torch
+from PIL import Image, features
+from torch import Tensor
+
+from datasets.utils.clip_cache import ClipCache
+from datasets.utils.sources import IMAGE_SUFFIXES, UNREADABLE, decode_image, digest, resized, why_unreadable
+from utils.errors import DataError, UsageError
+
+# To be raised when the pixels that are read from the same files change: cached clips are then decoded anew.
+DECODING = 1
+JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
+# Codecs of which one packet is one frame. Not so VP8 (packets that show nothing) and MPEG-4 (several frames in one).
+FRAME_PER_PACKET = {"h264", "hevc", "vp9", "av1", "libdav1d", "mjpeg"}
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Where one clip's frames are: in image files, or in a video file.
+
+    Attributes:
+        name: unique id of the sample, e.g. "01-13", "diving/003"; used for caches, features, messages.
+        frames: image files in order of time, one a frame; the same file may repeat.
+        video: a video file.
+        numbers: 0-based numbers of the frames to take from it, ascending; repeats allowed.
+    """
+
+    name: str
+    frames: tuple[Path, ...] = ()
+    video: Path | None = None
+    numbers: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.frames and (self.video is not None or self.numbers):
+            raise ValueError(f"clip {self.name}: its frames are image files or in a video, not both")
+
+    def __len__(self) -> int:
+        return len(self.frames) or len(self.numbers)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return self.frames if self.video is None else (self.video,)
+
+
+class ClipSource:
+    """Clips, decoded when asked for, or once into a cache that runs share (`datasets.utils.sources.Source`).
+
+    Args:
+        clips: one a sample.
+        size: (height, width) to which every frame is resized.
+        skip_corrupt: leave out clips with a missing or damaged frame instead of failing.
+        load_truncated: take what a truncated JPEG, or a video frame marked as damaged, still shows; the rest is grey.
+        cache: folder for decoded clips.
+        n_frames: T, frames of a clip; by default those of the longest. A clip with more or fewer is damaged.
+
+    Raises:
+        StorageError: the cache cannot be made or does not fit on the disk.
+        DataError: the cache file is damaged.
+    """
+
+    def __init__(
+        self,
+        clips: Sequence[Clip],
+        size: tuple[int, int],
+        skip_corrupt: bool = False,
+        load_truncated: bool = False,
+        cache: Path | None = None,
+        n_frames: int | None = None,
+    ) -> None:
+        self.clips = clips
+        self.size = size
+        self.skip_corrupt = skip_corrupt
+        self.load_truncated = load_truncated
+        n_frames = max(map(len, clips), default=0) if n_frames is None else n_frames
+        self.shape = (3, n_frames, *size)
+        self.cache: ClipCache | None = None
+        if cache is not None and len(clips) and n_frames:
+            names = [clip.name for clip in clips]
+            self.cache = ClipCache(cache, self._content_key(), (len(clips), *self.shape), names, self._decoder())
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def read(self, indices: np.ndarray) -> tuple[Tensor, list[int], list[str]]:
+        """As `Source.read`; samples are (3, T, height, width) uint8 RGB."""
+        batch = np.empty((len(indices), *self.shape), np.uint8)
+        present = np.zeros(len(indices), bool) if self.cache is None else self.cache.read(indices, batch)
+        problems = []
+        # Threads only where torch may use several: not in a loader's workers, which are many already.
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            for position in np.flatnonzero(~present):
+                clip = self.clips[indices[position]]
+                try:
+                    self._decode(clip, batch[position], pool)
+                except DataError as error:
+                    if not self.skip_corrupt:
+                        raise
+                    problems.append(str(error))
+                    continue
+                present[position] = True
+                if self.cache is not None:
+                    self.cache.write(int(indices[position]), batch[position])
+        samples = torch.from_numpy(batch if present.all() else batch[present])
+        return samples, np.flatnonzero(present).tolist(), problems
+
+    def fingerprint(self) -> str:
+        """Of every clip its name, the names or numbers of its frames, the size of its first and last file in bytes."""
+        return digest(
+            [
+                (*_description(clip), *(_n_bytes(path) for path in clip.files[:1] + clip.files[-1:]))
+                for clip in self.clips
+            ]
+        )
+
+    def _decode(self, clip: Clip, out: np.ndarray, pool: ThreadPoolExecutor) -> None:
+        """Read one clip into `out` (3, T, height, width); the result does not depend on the number of threads."""
+        try:
+            if not len(clip) or len(clip) != self.shape[1]:
+                raise DataError(
+                    f"it has {len(clip)} frames, {self.shape[1]} are needed. "
+                    "Complete the data, or leave such samples out with --skip_corrupt 1"
+                )
+            if clip.video is not None:
+                frames = read_video(clip.video, clip.numbers, self.size, self.load_truncated)
+                out[:] = frames.transpose(3, 0, 1, 2)
+                return
+            first: dict[Path, int] = {}
+            for t, path in enumerate(clip.frames):
+                first.setdefault(path, t)
+
+            def place(path: Path) -> None:
+                out[:, first[path]] = read_frame(path, self.size, self.load_truncated).transpose(2, 0, 1)
+
+            for _ in pool.map(place, first):
+                pass
+            for t, path in enumerate(clip.frames):
+                if first[path] != t:
+                    out[:, t] = out[:, first[path]]
+        except DataError as error:
+            raise DataError(f"clip {clip.name}: {error}") from error
+
+    def _content_key(self) -> str:
+        """A digest of everything that decides about the pixels: frames, sizes of all files, preprocessing."""
+        distinct = dict.fromkeys(path for clip in self.clips for path in clip.files)
+        sizes = {path: _n_bytes(path) for path in distinct}
+        contents = [(*_description(clip), *(sizes[path] for path in clip.files)) for clip in self.clips]
+        return digest(contents, self.shape, self.load_truncated, self._decoder())
+
+    def _decoder(self) -> str:
+        jpeg = features.version("libjpeg_turbo") or features.version("jpg")
+        versions = f"decoding {DECODING}, Pillow {PIL.__version__}, libjpeg {jpeg}"
+        if any(clip.video is not None for clip in self.clips):
+            av = _import_av()
+            versions += f", PyAV {av.__version__}, libavcodec {'.'.join(map(str, av.library_versions['libavcodec']))}"
+        return versions
+
+
+def _description(clip: Clip) -> tuple[Any, ...]:
+    return clip.name, *(path.name for path in clip.files), *map(int, clip.numbers)
+
+
+def _n_bytes(path: Path) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return -1
+
+
+# Image files
+
+
+class FrameFiles(Sequence[Path]):
+    """The image files of one folder. Paths are made when they are asked for: a broadcast may have 100,000 frames."""
+
+    def __init__(self, folder: Path, names: list[str]) -> None:
+        self.folder = folder
+        self.names = names
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @overload
+    def __getitem__(self, index: int) -> Path: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Path]: ...
+
+    def __getitem__(self, index: int | slice) -> Path | list[Path]:
+        if isinstance(index, slice):
+            return [self.folder / name for name in self.names[index]]
+        return self.folder / self.names[index]
+
+
+class FrameIndex:
+    """The image files below a folder. A folder is listed when it is first asked for, and once.
+
+    Args:
+        root: the folder.
+
+    Raises:
+        DataError: there is no such folder.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(root)
+        if not self.root.is_dir():
+            raise DataError(f"no folder {self.root}")
+        self._names: dict[str, list[str]] = {}
+        self._folders: list[str] | None = None
+
+    def files(self, folder: str | Path) -> FrameFiles:
+        """The image files of one folder below the root: by number if all names are numbers, else by name.
+
+        None if there is no such folder. Hidden files do not count.
+        """
+        name = os.path.normpath(folder)
+        if name not in self._names:
+            self._list(name)
+        return FrameFiles(self.root / name, self._names[name])
+
+    def folders(self) -> list[str]:
+        """Names, relative to the root, of all folders that hold image files, in order; this walks the whole tree."""
+        if self._folders is None:
+            waiting, seen = ["."], set()
+            while waiting:
+                name = waiting.pop()
+                # A link may lead back up.
+                status = os.stat(self.root / name)
+                if (status.st_dev, status.st_ino) in seen:
+                    continue
+                seen.add((status.st_dev, status.st_ino))
+                waiting += [os.path.normpath(os.path.join(name, below)) for below in self._list(name)]
+            self._folders = sorted(name for name, files in self._names.items() if files)
+        return list(self._folders)
+
+    def _list(self, name: str) -> list[str]:
+        """Note the image files of a folder; returns the names of the folders in it. Files are not looked at (stat)."""
+        files, folders = [], []
+        try:
+            with os.scandir(self.root / name) as entries:
+                for entry in entries:
+                    if entry.name[0] == ".":
+                        continue
+                    if os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:
+                        files.append(entry.name)
+                    elif entry.is_dir():
+                        folders.append(entry.name)
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        except OSError as error:
+            raise DataError(f"cannot list the folder {self.root / name}: {error}") from error
+        self._names[name] = _in_order(files)
+        return folders
+
+
+def _in_order(names: list[str]) -> list[str]:
+    stems = [os.path.splitext(name)[0] for name in names]
+    if all(stem.isdecimal() for stem in stems):
+        return [name for _, name in sorted(zip(map(int, stems), names, strict=True))]
+    return sorted(names)
+
+
+def read_frame(path: Path, size: tuple[int, int], load_truncated: bool = False) -> np.ndarray:
+    """Decode one frame to (height, width, 3) uint8 RGB, resized (bilinear) to `size` = (height, width).
+
+    Args:
+        load_truncated: take what a truncated JPEG still shows; the rest is grey.
+
+    Raises:
+        DataError: the file is missing, damaged or no image; it is named.
+    """
+    content = b""
+    try:
+        content = path.read_bytes()
+        try:
+            return decode_image(content, size)
+        except UNREADABLE:
+            if not (load_truncated and content.startswith(JPEG_START)):
+                raise
+            # Pillow's switch for this is global; it does the same.
+            return decode_image(content + JPEG_END, size)
+    except UNREADABLE as error:
+        may_help = content.startswith(JPEG_START) and not load_truncated
+        advice = ", take what it still shows with --load_truncated 1," if may_help else ","
+        raise DataError(
+            f"cannot read the frame {path}: {why_unreadable(error)}. "
+            f"Restore the file{advice} or leave such samples out with --skip_corrupt 1"
+        ) from error
+
+
+# Video files
+
+
+class _NotExactError(Exception):
+    """Frames after a seek cannot be numbered with certainty."""
+
+
+@dataclass
+class _Packets:
+    """What a video holds, in order of time.
+
+    Attributes:
+        shown: (n,) when each frame is shown, in the video's own unit of time.
+        place: (n,) where to seek to for its packet: when it is decoded, or shown if that is not told.
+        is_key: (n,) whether decoding can start there.
+    """
+
+    shown: np.ndarray
+    place: np.ndarray
+    is_key: np.ndarray
+
+    def key_before(self, number: int) -> int:
+        """The last frame up to `number` that decoding can start at, 0 if there is none."""
+        keys = np.flatnonzero(self.is_key[: number + 1])
+        return int(keys[-1]) if len(keys) else 0
+
+
+def n_video_frames(path: Path) -> int:
+    """Number of frames of a video, counted; what its header says is often wrong.
+
+    Raises:
+        DataError: the file is missing or no video.
+        UsageError: PyAV is not installed.
+    """
+    packets = _packets(path)
+    return len(packets.shown) if packets else sum(1 for _ in _numbered_frames(path, 0, seek=False))
+
+
+def read_video(path: Path, numbers: Sequence[int], size: tuple[int, int], load_truncated: bool = False) -> np.ndarray:
+    """Decode frames of a video, upright (as its rotation flag says), resized (bilinear).
+
+    The n-th frame is the n-th (from 0) that decoding the whole file gives, for any codec and any spacing in time.
+
+    Args:
+        path: the video.
+        numbers: (T,) of the frames, ascending; repeats allowed.
+        size: (height, width).
+        load_truncated: take frames that the decoder marks as damaged.
+
+    Returns:
+        (T, height, width, 3) uint8 RGB.
+
+    Raises:
+        DataError: the file is missing, no video, damaged, or has fewer frames.
+        UsageError: PyAV is not installed.
+    """
+    wanted = np.asarray(numbers, dtype=np.int64)
+    if (np.diff(wanted, prepend=0) < 0).any():
+        raise ValueError(f"frame numbers must ascend from 0 on, these do not: {list(numbers)}")
+    if not len(wanted):
+        return np.empty((0, *size, 3), np.uint8)
+    try:
+        return _read_frames(path, wanted, size, load_truncated, seek=True)
+    except _NotExactError:
+        return _read_frames(path, wanted, size, load_truncated, seek=False)
+
+
+def _read_frames(path: Path, wanted: np.ndarray, size: tuple[int, int], load_truncated: bool, seek: bool) -> np.ndarray:
+    frames = np.empty((len(wanted), *size, 3), np.uint8)
+    n_read = 0
+    number = -1
+    for number, frame in _numbered_frames(path, int(wanted[0]), seek):
+        if frame.is_corrupt and not load_truncated:
+            raise DataError(
+                f"{path} is damaged at frame {number}. Restore the file, take what it still shows with "
+                "--load_truncated 1, or leave such samples out with --skip_corrupt 1"
+            )
+        n_same = int(np.searchsorted(wanted, number, side="right")) - n_read
+        if n_same:
+            # ffmpeg's degrees are counter-clockwise, as are NumPy's quarter turns.
+            upright = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
+            image = Image.fromarray(np.ascontiguousarray(upright))
+            frames[n_read : n_read + n_same] = np.asarray(resized(image, size))
+            n_read += n_same
+        if n_read == len(wanted):
+            return frames
+    raise DataError(
+        f"{path} has no readable frame {wanted[n_read]}, the last is {number}. "
+        "Restore the file, or leave such samples out with --skip_corrupt 1"
+    )
+
+
+def _numbered_frames(path: Path, first: int, seek: bool) -> Iterator[tuple[int, Any]]:
+    """Decode (number, frame) in order, beginning at frame `first` or before.
+
+    Raises:
+        _NotExactError: only with `seek`.
+    """
+    packets = _packets(path) if seek and first else None
+    start = packets.key_before(first) if packets else 0
+    with _opened(path) as (container, stream):
+        if not packets or not start:
+            yield from enumerate(_decoded(container, stream))
+            return
+        container.seek(int(packets.place[start]), stream=stream)
+        number = start - 1
+        for frame in _decoded(container, stream):
+            # Frames shown before the key frame may lean on what was not decoded.
+            if number < start and frame.pts is not None and frame.pts < packets.shown[start]:
+                continue
+            number += 1
+            if number == len(packets.shown) or frame.pts != packets.shown[number]:
+                raise _NotExactError
+            # A stream can be refreshed bit by bit, with no frame that is whole on its own.
+            if number == start and frame.pict_type != _import_av().video.frame.PictureType.I:
+                raise _NotExactError
+            yield number, frame
+
+
+def _decoded(container: Any, stream: Any) -> Iterator[Any]:
+    """Frames in order of time, up to where decoding fails."""
+    failed = False
+    for packet in container.demux(stream):
+        # The empty packet at the end brings what the decoder still holds.
+        if failed and packet.size:
+            continue
+        try:
+            yield from packet.decode()
+        except _import_av().FFmpegError:
+            failed = True
+
+
+def _packets(path: Path) -> _Packets | None:
+    """The packets of a video, if each is one frame and says when it is shown."""
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise _unreadable_video(path, error) from error
+    return _scan_packets(path, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _scan_packets(path: Path, n_bytes: int, changed: int) -> _Packets | None:
+    times, progressive = [], None
+    with _opened(path) as (container, stream):
+        if stream.codec_context.name not in FRAME_PER_PACKET:
+            return None
+        for packet in container.demux(stream):
+            if packet.size and not packet.is_discard:
+                times.append((packet.pts, packet.pts if packet.dts is None else packet.dts, packet.is_keyframe))
+            if progressive is None:
+                for frame in packet.decode():
+                    progressive = not frame.interlaced_frame
+    # Of interlaced video a packet may be half a frame.
+    if not progressive or len({shown for shown, _, _ in times} - {None}) < len(times):
+        return None
+    return _Packets(*map(np.asarray, zip(*sorted(times), strict=True)))
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
+    av = _import_av()
+    try:
+        with av.open(str(path), metadata_errors="replace") as container:
+            if not container.streams.video:
+                raise DataError(f"{path} holds no video")
+            yield container, container.streams.video[0]
+    except av.FFmpegError as error:
+        raise _unreadable_video(path, error) from error
+
+
+def _unreadable_video(path: Path, error: Exception) -> DataError:
+    return DataError(
+        f"cannot read the video {path}: {why_unreadable(error)}. "
+        "Restore the file, or leave such samples out with --skip_corrupt 1"
+    )
+
+
+def _import_av() -> Any:
+    try:
+        import av
+    except ImportError as error:
+        raise UsageError(
+            "video files are read with PyAV, which is not installed: pip install -r requirements-video.txt, "
+            "or extract the frames to image files"
+        ) from error
+    return av
