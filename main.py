@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 # Before torch is imported: threads that spin while they wait make training ten times slower on a shared machine.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Large pages for large tensors: preparing a batch of clips spends most of its time on page faults otherwise.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 from utils.args import parse_args
 from utils.errors import Interrupted, RunError

@@ -52,21 +52,12 @@ class RandomCrop:
         n = len(batch)
         top = _draw(n, height - self.size + 1, batch, generator)
         left = _draw(n, width - self.size + 1, batch, generator)
-        if batch.ndim > 4:
-            # Few and large samples: copying whole rows is many times faster than looking up every pixel.
-            cut = padded.new_empty((*batch.shape[:-2], self.size, self.size))
-            for i, (y, x) in enumerate(zip(top.tolist(), left.tolist(), strict=True)):
-                cut[i] = padded[i, ..., y : y + self.size, x : x + self.size]
-            return cut
-        offsets = torch.arange(self.size, device=batch.device)
-        rows = (top[:, None] + offsets)[:, :, None]
-        columns = (left[:, None] + offsets)[:, None, :]
-        sample = torch.arange(n, device=batch.device)[:, None, None]
-        flat = padded.flatten(1, -3)
-        # Without contiguous() the result is channels-last, which spreads through a network; torch 2.13 on a CPU with
-        # two threads then corrupts memory in the backward pass of convolutions of 4 or 8 channels.
-        cut = flat[sample, :, rows, columns].movedim(-1, 1).contiguous()
-        return cut.view(*batch.shape[:-2], self.size, self.size)
+        # Windows are looked up, not pixels, and the result is contiguous: channels-last would spread through a network,
+        # and torch 2.13 on a CPU with two threads then corrupts memory in the backward pass of convolutions of 4 or 8
+        # channels.
+        windows = padded.flatten(1, -3).unfold(2, self.size, 1).unfold(3, self.size, 1)
+        cut = windows[torch.arange(n, device=batch.device), :, top, left]
+        return cut.reshape(*batch.shape[:-2], self.size, self.size).contiguous()
 
 
 class CenterCrop:

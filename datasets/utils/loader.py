@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from datasets.utils.sources import Source
 from utils.conf import named_generator
-from utils.errors import DataError
+from utils.errors import RunError
 
 Batch = tuple[Tensor, ...]
 
@@ -154,16 +154,16 @@ class StreamLoader:
         try:
             self._order_for_workers[:] = batches
             for item in self._workers:
-                if isinstance(item, DataError):
+                if isinstance(item, RunError):
                     # A new one: the worker's own, kept alive by its traceback, would hold the workers for seconds.
-                    raise DataError(*item.args)
+                    raise type(item)(*item.args)
                 yield item
         finally:
             self._workers_busy = False
 
 
 class _Picklable(Dataset):
-    """Hands a DataError back as a value: torch would wrap its message in the traceback of the worker."""
+    """Hands an error meant for the user back as a value: torch would wrap it in the traceback of the worker."""
 
     def __init__(self, data: TaskData) -> None:
         self.data = data
@@ -174,5 +174,5 @@ class _Picklable(Dataset):
     def __getitem__(self, positions: Any) -> Any:
         try:
             return self.data[positions]
-        except DataError as error:
+        except RunError as error:
             return error

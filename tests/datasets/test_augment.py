@@ -6,10 +6,14 @@ from torch import Tensor
 
 from datasets.utils.augment import (
     CenterCrop,
+    CenterFrames,
     Denormalize,
     Normalize,
     RandomCrop,
+    RandomFrames,
     RandomHorizontalFlip,
+    ReverseChannels,
+    Scale,
     ToFloat,
     Transform,
 )
@@ -173,3 +177,42 @@ def test_a_transform_applies_its_operations_in_turn_and_leaves_its_input_alone()
 def test_crops_keep_the_memory_layout_that_networks_expect():
     batch = torch.zeros(5, 3, 12, 12)
     assert RandomCrop(8)(batch, torch.Generator()).is_contiguous()
+
+
+# Time and colour
+
+
+def test_random_frames_cut_neighbouring_frames_of_each_clip_at_a_place_of_its_own():
+    batch = noise(60, (3, 7, 4, 5))
+    cut = RandomFrames(5)(batch, generator())
+    assert cut.shape == (60, 3, 5, 4, 5)
+    assert cut.dtype == torch.uint8
+    assert cut.is_contiguous()
+    starts = []
+    for clip, result in zip(batch, cut, strict=True):
+        found = [start for start in range(3) if torch.equal(clip[:, start : start + 5], result)]
+        assert len(found) == 1
+        starts += found
+    assert set(starts) == {0, 1, 2}
+    assert max(starts.count(start) for start in range(3)) < 35
+
+
+def test_random_frames_of_a_whole_clip_are_the_clip():
+    batch = noise(3, (3, 4, 2, 2))
+    assert torch.equal(RandomFrames(4)(batch, generator()), batch)
+
+
+@pytest.mark.parametrize(("n", "first"), [(3, 2), (5, 1), (7, 0)])
+def test_center_frames_are_the_middle_ones_and_draw_nothing(n, first):
+    batch = noise(2, (3, 7, 2, 2))
+    draws = generator()
+    before = draws.get_state()
+    assert torch.equal(CenterFrames(n)(batch, draws), batch[:, :, first : first + n])
+    assert torch.equal(draws.get_state(), before)
+
+
+def test_scale_and_reversed_channels():
+    batch = noise(2, (3, 2, 2), torch.float32)
+    assert torch.equal(Scale(3)(batch), 3 * batch)
+    assert torch.equal(ReverseChannels()(batch), batch[:, [2, 1, 0]])
+    assert torch.equal(ReverseChannels()(ReverseChannels()(batch)), batch)

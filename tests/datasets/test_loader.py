@@ -9,8 +9,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from datasets.utils.clips import Clip, ClipSource
 from datasets.utils.loader import StreamLoader, TaskData
-from datasets.utils.sources import ClipSource, TensorSource, read_image, read_image_folder
+from datasets.utils.sources import TensorSource, read_image, read_image_folder
 from utils.errors import DataError
 
 N, OFFSET = 23, 100
@@ -147,6 +148,14 @@ def test_a_pass_inside_a_pass_does_not_disturb_it():
     assert inner == ids(reference)
 
 
+@pytest.mark.parametrize(("training", "num_workers"), [(True, 0), (False, 0), (True, 2)])
+def test_a_loader_says_which_samples_are_in_the_batch_it_yielded_last(training, num_workers):
+    loader = make_loader(training=training, num_workers=num_workers)
+    for _ in range(2):
+        for batch in loader:
+            assert (OFFSET + loader.positions).tolist() == ids([batch])
+
+
 # Worker processes
 
 
@@ -224,13 +233,17 @@ def clips(tmp_path):
     return paths
 
 
+def source_of(clips: list[list[Path]], skip_corrupt: bool = False) -> ClipSource:
+    return ClipSource([Clip(f"clip{i}", tuple(frames)) for i, frames in enumerate(clips)], (8, 10), skip_corrupt)
+
+
 def loader_of(clips: list[list[Path]], skip_corrupt: bool, problems: list[str], num_workers: int = 0) -> StreamLoader:
-    data = TaskData(ClipSource(clips, (8, 10), skip_corrupt), np.arange(len(clips)), torch.arange(len(clips)))
+    data = TaskData(source_of(clips, skip_corrupt), np.arange(len(clips)), torch.arange(len(clips)))
     return make_loader(training=False, batch_size=2, num_workers=num_workers, data=data, on_problem=problems.append)
 
 
 def test_a_clip_is_its_frames_in_order_as_bytes(clips):
-    raw, positions, problems = ClipSource(clips, (8, 10)).read(np.array([4, 1]))
+    raw, positions, problems = source_of(clips).read(np.array([4, 1]))
     assert (raw.shape, raw.dtype) == ((2, 3, 3, 8, 10), torch.uint8)
     assert (positions, problems) == ([0, 1], [])
     for sample, i in zip(raw, (4, 1), strict=True):
@@ -255,6 +268,8 @@ def test_a_clip_with_a_broken_frame_can_be_skipped_and_is_reported(clips, damage
     problems: list[str] = []
     batches = list(loader_of(clips, True, problems, num_workers))
     assert [labels.tolist() for _, labels in batches] == [[0, 1], [2], [4, 5]]
+    loader = loader_of(clips, True, [], num_workers)
+    assert [loader.positions.tolist() for _ in loader] == [[0, 1], [2], [4, 5]]
     assert [len(inputs) for inputs, _ in batches] == [2, 1, 2]
     assert len(problems) == 1
     assert str(clips[3][1]) in problems[0]
