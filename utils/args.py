@@ -243,8 +243,8 @@ def add_management_args(parser: ArgumentParser) -> None:
     )
 
 
-def add_rehearsal_args(parser: ArgumentParser) -> None:
-    """For methods with a replay buffer."""
+def add_buffer_args(parser: ArgumentParser) -> None:
+    """For methods with a memory."""
     group = parser.add_argument_group("replay")
     group.add_argument("--buffer_size", type=not_negative, required=True, help="size of the buffer, in samples")
     group.add_argument(
@@ -253,7 +253,12 @@ def add_rehearsal_args(parser: ArgumentParser) -> None:
         default="total",
         help="buffer_size is the whole buffer, or what each session but the last may keep (score streams: session)",
     )
-    group.add_argument("--minibatch_size", type=positive, help="replayed samples a step (default: batch_size)")
+
+
+def add_rehearsal_args(parser: ArgumentParser) -> None:
+    """For methods that draw from a memory at every step."""
+    add_buffer_args(parser)
+    parser.add_argument("--minibatch_size", type=positive, help="replayed samples a step (default: batch_size)")
 
 
 def framework_parser() -> ArgumentParser:
