@@ -1,7 +1,8 @@
 """MAGR's graph regulariser: angles between features should be arranged as the gaps between their scores.
 
 Source: K. Zhou et al., MAGR, ECCV 2024 (intra- and inter-joint graph regulariser), and MAGR++, arXiv:2510.06842 (row
-scaling, temperature, masked diagonal).
+scaling, temperature, masked diagonal; there the Jensen-Shannon divergence, and the mean of the five parts where this is
+their sum).
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from utils.divergences import js_divergence, kl_divergence
+
 SCALES = ("minmax", "raw")
-DIVERGENCES = ("kl", "symmetric", "released", "mse")
+DIVERGENCES = ("kl", "symmetric", "js", "released", "mse")
 BLOCKS = ("all", "joint", "parts")
 
 
@@ -51,8 +54,8 @@ def graph_regularizer(
         scale: "minmax" scales the rows of both matrices to [0, 1], leaves out the diagonal and compares
             softmax(-row / temperature); "raw" compares softmax(row) of radians and score gaps as they are (the paper).
         divergence: between the two rows' distributions: "kl", mean over rows of KL(angles || gaps); "symmetric", the
-            mean of both directions; "released", the released code's sum over rows in bits; "mse", the mean squared
-            difference of the (scaled) matrices.
+            mean of both directions; "js", the Jensen-Shannon divergence; "released", the released code's sum over rows
+            in bits; "mse", the mean squared difference of the (scaled) matrices.
         temperature: of "minmax".
         blocks: "joint" compares the whole matrix, "parts" its old-old, old-new, new-old and new-new blocks, "all" both.
 
@@ -88,10 +91,12 @@ def _compare(angles: Tensor, gaps: Tensor, square: bool, scale: str, divergence:
         return F.mse_loss(angles, gaps)
     sign = -1 / temperature if scale == "minmax" else 1.0
     log_p, log_q = F.log_softmax(sign * angles, dim=1), F.log_softmax(sign * gaps, dim=1)
-    forward = (log_p.exp() * (log_p - log_q)).sum(1)
+    if divergence == "js":
+        return js_divergence(log_p, log_q).mean()
+    forward = kl_divergence(log_p, log_q)
     if divergence == "kl":
         return forward.mean()
-    both = (forward + (log_q.exp() * (log_q - log_p)).sum(1)) / 2
+    both = (forward + kl_divergence(log_q, log_p)) / 2
     return both.mean() if divergence == "symmetric" else both.sum() / torch.log(both.new_tensor(2.0))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -144,6 +145,64 @@ def herding(features: Tensor, m: int) -> Tensor:
     return torch.stack(chosen).cpu() if chosen else torch.empty(0, dtype=torch.long)
 
 
+def kmeans(features: Tensor, m: int) -> Tensor:
+    """The sample of each of m clusters that is nearest to the mean of the cluster (k-means, the best of 10 starts).
+
+    Args:
+        features: (n, d).
+        m: how many.
+
+    Returns:
+        (min(m, n),) distinct indices. If fewer than m samples differ, the first of the others fill the places left.
+    """
+    from sklearn.cluster import KMeans
+    from threadpoolctl import threadpool_limits
+
+    points = features.detach().cpu().double().numpy()
+    n_clusters = min(m, len(np.unique(points, axis=0)))
+    if not n_clusters:
+        return torch.empty(0, dtype=torch.long)
+    # Several threads would add up the means in an order that differs from run to run.
+    with threadpool_limits(1):
+        fitted = KMeans(n_clusters, n_init=10, random_state=0).fit(points)
+    distances = np.linalg.norm(points - fitted.cluster_centers_[fitted.labels_], axis=1)
+    order = np.lexsort((distances, fitted.labels_))
+    nearest = order[np.unique(fitted.labels_[order], return_index=True)[1]]
+    others = np.setdiff1d(np.arange(len(points)), nearest)
+    return torch.from_numpy(np.concatenate([nearest, others[: min(m, len(points)) - len(nearest)]]))
+
+
+def reservoir_of(n: int, m: int, generator: torch.Generator) -> Tensor:
+    """(min(m, n),) indices of n samples that a `reservoir` of m holds after they went by in order."""
+    offered = Request(m, 0, 0, n, generator, lambda: torch.empty(n), lambda: None, torch.zeros(n))
+    content = torch.full((m + 1,), -1).scatter_reduce(0, reservoir(offered) + 1, torch.arange(n), "amax")
+    return content[1 : min(m, n) + 1]
+
+
+def select(strategy: str, features: Tensor | None, scores: Tensor, m: int, generator: torch.Generator) -> Tensor:
+    """Choose what a memory keeps of the n samples of a session.
+
+    Args:
+        strategy: of `SELECTIONS`. "ordered-uniform" looks at the scores; "herding" and "kmeans" look at the features;
+            "random" and "reservoir" draw; "first" takes the first in the order of the data set.
+        features: (n, d); None will do for strategies outside `NEED_FEATURES`.
+        scores: (n,) scores or labels.
+        m: how many.
+        generator: CPU generator for every draw.
+
+    Returns:
+        (min(m, n),) distinct indices.
+
+    Raises:
+        ValueError: unknown strategy, or one that needs features and has none.
+    """
+    if strategy not in SELECTIONS:
+        raise ValueError(f"unknown selection '{strategy}'; known: {', '.join(SELECTIONS)}")
+    if features is None and strategy in NEED_FEATURES:
+        raise ValueError(f"the {strategy} selection chooses by features: pass them")
+    return SELECTIONS[strategy](features, scores, m, generator)
+
+
 def _labels(request: Request) -> Tensor:
     labels = request.labels()
     assert labels is not None, "Buffer.add_data insists on labels for the strategies of NEED_LABELS"
@@ -171,4 +230,13 @@ STRATEGIES: dict[str, Callable[[Request], Tensor]] = {
     "class-balanced": class_balanced,
     "ordered-uniform": ordered_uniform_slots,
     "herding": herding_slots,
+}
+NEED_FEATURES = ("herding", "kmeans")
+SELECTIONS: dict[str, Callable[[Any, Tensor, int, torch.Generator], Tensor]] = {
+    "ordered-uniform": lambda features, scores, m, generator: ordered_uniform(scores, m),
+    "random": lambda features, scores, m, generator: torch.randperm(len(scores), generator=generator)[:m],
+    "herding": lambda features, scores, m, generator: herding(features, m),
+    "reservoir": lambda features, scores, m, generator: reservoir_of(len(scores), m, generator),
+    "kmeans": lambda features, scores, m, generator: kmeans(features, m),
+    "first": lambda features, scores, m, generator: torch.arange(len(scores))[:m],
 }

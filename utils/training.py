@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from models.utils.continual_model import ContinualModel
     from utils.callbacks import Callback
 
-DEBUG_BATCHES = 5
-
 
 class Loop:
     """Trains a method on a stream. Its position is part of the checkpoint, so it can begin anywhere.
@@ -83,11 +81,11 @@ class Loop:
             model.meta_begin_epoch(self.epoch, self.dataset)
             self.batch, self.pass_number, self.in_epoch = 0, loader.passes, True
             self.sums = {}
-            batches = loader.iterate(stop=self.n_batches)
+            batches = loader.iterate(stop=self.dataset.n_batches)
         else:
             passes = loader.passes
             loader.passes = self.pass_number
-            batches = loader.iterate(self.batch, self.n_batches)
+            batches = loader.iterate(self.batch, self.dataset.n_batches)
             loader.passes = passes
         for number, batch in batches:
             loss = model.meta_observe(*batch, epoch=self.epoch)
@@ -125,11 +123,6 @@ class Loop:
     def is_skipped(self) -> bool:
         """Whether `--start_from` leaves the task out."""
         return self.task < self.args.start_from
-
-    @property
-    def n_batches(self) -> int | None:
-        """Where an epoch ends; None for its last batch."""
-        return DEBUG_BATCHES if self.args.debug_mode else None
 
     @property
     def seconds(self) -> float:

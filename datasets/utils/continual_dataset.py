@@ -21,6 +21,7 @@ from utils.conf import derive_seed, get_device
 from utils.errors import UsageError
 
 SCORE_SETTINGS = ("grade-il", "group-il")
+DEBUG_BATCHES = 5
 SETTINGS = ("class-il", "task-il", "domain-il", "general-continual", *SCORE_SETTINGS)
 
 
@@ -280,6 +281,12 @@ class ContinualDataset:
         """Epochs for the current task."""
         base = getattr(self.args, "base_epochs", None)
         return base if base is not None and self.current_task == 0 else self.args.n_epochs
+
+    @property
+    def n_batches(self) -> int:
+        """Batches of an epoch of the current task."""
+        n = 0 if self.train_loader is None else len(self.train_loader)
+        return min(n, DEBUG_BATCHES) if getattr(self.args, "debug_mode", False) else n
 
     def get_batch_size(self) -> int:
         return self.args.batch_size

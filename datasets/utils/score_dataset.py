@@ -186,7 +186,7 @@ class ScoreDataset(ContinualDataset):
         low, scale = self._offset_and_scale
         values = np.asarray(outputs, dtype=np.float64)
         if values.ndim == 2 and values.shape[1] > 1:
-            values = expected_scores(torch.from_numpy(values), *self._network_range).numpy()
+            values = expected_scores(torch.from_numpy(values), *self.network_range).numpy()
         values = values * scale + low
         if not self.uses_difficulty:
             return values
@@ -195,7 +195,7 @@ class ScoreDataset(ContinualDataset):
 
     def get_loss(self) -> Callable[[Tensor, Tensor], Tensor]:
         if getattr(self.args, "score_head", None) == "usdl":
-            return ScoreDistributionLoss(*self._network_range)
+            return ScoreDistributionLoss(*self.network_range)
         return score_mse
 
     @property
@@ -227,6 +227,6 @@ class ScoreDataset(ContinualDataset):
         return low, high - low
 
     @property
-    def _network_range(self) -> tuple[float, float]:
+    def network_range(self) -> tuple[float, float]:
         """Lowest and highest score as methods see them."""
         return self._regressed_range if getattr(self.args, "score_scale", "unit") == "raw" else (0.0, 1.0)

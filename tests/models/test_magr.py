@@ -15,6 +15,8 @@ from backbone.utils.projector import ResidualProjector
 from utils.args import parse_args
 from utils.conf import set_random_seed
 from utils.evaluate import predict
+from utils.grids import read_grid
+from utils.registry import ROOT
 
 
 def build(*options: str, buffer_size: int = 4):
@@ -392,6 +394,60 @@ def test_the_scale_of_the_features_rate_can_be_set():
     session(model, dataset)
     begin(model, dataset)
     assert sorted(group["lr"] for group in model.opt.param_groups) == [0.01, 0.02, 0.02]
+
+
+# Ablations
+
+
+def test_without_a_projector_nothing_is_aligned_and_stored_features_stay_as_they_are():
+    model, dataset = build("--projector", "none", "--lr", "0.01")
+    session(model, dataset)
+    stored = model.buffer.get_all_data()[0]
+    begin(model, dataset)
+    trained = {id(p) for group in model.opt.param_groups for p in group["params"]}
+    assert trained == {id(p) for p in model.net.parameters()}
+    model.old_net.forward = lambda *arguments, **options: pytest.fail("the old network is of no use here")
+    learn(model, dataset)
+    assert set(model.logged) == {"loss_d", "loss_m", "loss_r"}
+    model.meta_end_task(dataset)
+    assert torch.equal(model.buffer.get_all_data()[0][:4], stored)
+
+
+def test_without_a_projector_replay_and_graph_use_stored_features_as_they_are():
+    model, _, (inputs, labels, raw) = prepared("--projector", "none", "--lambda_r", "0.5")
+    state = model.buffer.generator.get_state()
+    stored, stored_labels, _ = model.buffer.get_data(model.minibatch_size)
+    model.buffer.generator.set_state(state)
+    outputs, features = model.net(inputs, returnt="both")
+    graph = model.regularize(torch.cat([stored, features]), torch.cat([stored_labels, labels]), len(stored))
+    wanted = F.mse_loss(outputs.view(-1), labels) + 0.5 * graph
+    wanted = wanted + F.mse_loss(model.net.classifier(stored).view(-1), stored_labels)
+    assert model.meta_observe(inputs, labels, raw, epoch=0) == pytest.approx(wanted.item(), rel=1e-6)
+
+
+def test_a_plain_projector_starts_random_and_moves_what_is_stored():
+    model, dataset = build("--projector", "plain")
+    session(model, dataset)
+    stored = model.buffer.get_all_data()[0]
+    with torch.no_grad():
+        assert not torch.allclose(model.projector(stored), stored, atol=1e-3)
+    session(model, dataset)
+    with torch.no_grad():
+        assert torch.equal(model.buffer.get_all_data()[0][:4], model.projector(stored))
+
+
+def test_every_row_of_the_papers_ablation_is_one_switch_in_the_grid():
+    runs = read_grid(ROOT / "configs/grids/magr-ablation.yaml").runs
+    switches = ("projector", "graph_blocks", "graph_divergence", "lambda_r", "selection")
+    defaults = ("residual", "all", "kl", 0.0001, "ordered-uniform")
+    args = parse_args(["--model", "magr", "--dataset", "uiprmd", "--buffer_size", "10"])
+    assert tuple(getattr(args, name) for name in switches) == defaults
+    rows = {tuple(run[name] for name in switches) for run in runs}
+    off = [("projector", "none"), ("projector", "plain"), ("graph_blocks", "joint"), ("graph_blocks", "parts")]
+    off += [("lambda_r", 0), ("graph_divergence", "mse"), ("selection", "random")]
+    full = dict(zip(switches, defaults, strict=True))
+    assert rows == {defaults, *(tuple((full | {name: value}).values()) for name, value in off)}
+    assert len(runs) == 8 * 2 * 5
 
 
 # Predictions and checkpoints

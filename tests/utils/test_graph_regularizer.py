@@ -23,6 +23,11 @@ def kl(p: list[float], q: list[float]) -> float:
     return sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
 
 
+def js(p: list[float], q: list[float]) -> float:
+    middle = [(a + b) / 2 for a, b in zip(p, q, strict=True)]
+    return (kl(p, middle) + kl(q, middle)) / 2
+
+
 def softmax(row: list[float]) -> list[float]:
     exponentials = [math.exp(value - max(row)) for value in row]
     return [value / sum(exponentials) for value in exponentials]
@@ -54,7 +59,7 @@ def by_loops(features, scores, n_old, scale, divergence, tau, blocks) -> float:
             squares += [(a - g) ** 2 for a, g in zip(angles, gaps, strict=True)]
             sign = -1 / tau if scale == "minmax" else 1
             p, q = softmax([sign * a for a in angles]), softmax([sign * g for g in gaps])
-            losses.append({"kl": kl(p, q)}.get(divergence, (kl(p, q) + kl(q, p)) / 2))
+            losses.append({"kl": kl(p, q), "js": js(p, q)}.get(divergence, (kl(p, q) + kl(q, p)) / 2))
         if not losses:
             continue
         if divergence == "mse":

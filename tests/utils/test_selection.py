@@ -1,5 +1,7 @@
 """Which samples a memory keeps: slots of the online strategies, indices of the exemplar selections."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +9,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from datasets.utils.scenarios import grade_incremental_official
 from utils.buffer import Buffer
-from utils.selection import STRATEGIES, Request, herding, ordered_uniform, ordered_uniform_ranks
+from utils.selection import (
+    NEED_FEATURES,
+    SELECTIONS,
+    STRATEGIES,
+    Request,
+    herding,
+    kmeans,
+    ordered_uniform,
+    ordered_uniform_ranks,
+    reservoir_of,
+    select,
+)
 
 
 def make_request(capacity: int, n_stored: int, n_new: int, labels: Tensor | None, n_seen: int | None = None) -> Request:
@@ -233,6 +247,31 @@ def test_ordered_uniform_covers_an_unsorted_list_as_well_as_the_sorted_one():
     assert gap < min(by_chance)
 
 
+def largest_share_between(n: int, ranks: np.ndarray) -> float:
+    """Percent of n sorted samples in the widest gap between chosen ranks, or before the first or after the last."""
+    return 100 * float(np.diff([0, *np.sort(ranks), n - 1]).max()) / (n - 1)
+
+
+@pytest.mark.data
+def test_ordered_uniform_covers_the_base_session_of_mtl_aqa(shared_data):
+    annotations, *lists = (
+        pickle.loads((shared_data / f"mtl_aqa_{name}.pkl").read_bytes())
+        for name in ("final_annotations_dict_with_dive_number", "train_split_0", "test_split_0")
+    )
+    train, test = (np.array([annotations[video, clip]["final_score"] for video, clip in keys]) for keys in lists)
+    scores = torch.from_numpy(train[grade_incremental_official(train, test, 5, fewshot=True).train[0]])
+    assert len(scores) == 959
+    chosen = ordered_uniform(scores, 10)
+    by_rank = scores.sort(stable=True).values
+    assert scores[chosen].tolist() == by_rank[[0, 106, 213, 319, 426, 532, 639, 745, 852, 958]].tolist()
+    assert largest_share_between(959, scores.argsort(stable=True).argsort()[chosen].numpy()) < 12
+    by_chance = [
+        largest_share_between(959, torch.randperm(959, generator=torch.Generator().manual_seed(seed))[:10].numpy())
+        for seed in range(200)
+    ]
+    assert 25 < np.mean(by_chance) < 30
+
+
 def test_ordered_uniform_slots_in_one_batch_store_what_ordered_uniform_chooses():
     scores = torch.rand(30, generator=torch.Generator().manual_seed(2))
     assert sorted(stream("ordered-uniform", 7, scores, [30])) == sorted(ordered_uniform(scores, 7).tolist())
@@ -277,3 +316,91 @@ def test_herding_never_takes_a_sample_twice_even_if_all_are_alike():
 def test_herding_slots_in_one_batch_store_what_herding_chooses():
     values = torch.rand(20, generator=torch.Generator().manual_seed(4))
     assert sorted(stream("herding", 6, values, [20])) == sorted(herding(values.view(-1, 1), 6).tolist())
+
+
+# k-means
+
+
+def blobs(n_blobs: int, per_blob: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Features in well separated blobs, in random order, and the blob of each."""
+    generator = torch.Generator().manual_seed(seed)
+    blob = torch.arange(n_blobs).repeat_interleave(per_blob)[torch.randperm(n_blobs * per_blob, generator=generator)]
+    return 100 * torch.eye(n_blobs)[blob] + torch.randn(len(blob), n_blobs, generator=generator), blob
+
+
+@pytest.mark.parametrize("n_blobs", [1, 2, 5])
+def test_kmeans_takes_from_every_blob_the_sample_nearest_to_its_mean(n_blobs):
+    features, blob = blobs(n_blobs, 12)
+    chosen = kmeans(features, n_blobs)
+    assert sorted(blob[chosen].tolist()) == list(range(n_blobs))
+    for index in chosen.tolist():
+        members = (blob == blob[index]).nonzero().view(-1)
+        distance = (features[members] - features[members].mean(0)).norm(dim=1)
+        assert members[distance.argmin()] == index
+
+
+def test_kmeans_of_fewer_different_samples_than_asked_for_fills_up():
+    features = torch.tensor([[0.0], [5.0], [0.0], [5.0], [9.0], [0.0]])
+    for m in range(7):
+        chosen = kmeans(features, m).tolist()
+        assert len(set(chosen)) == len(chosen) == m
+        assert len(set(features[chosen].view(-1).tolist())) == min(m, 3)
+    assert sorted(kmeans(torch.ones(4, 3), 4).tolist()) == [0, 1, 2, 3]
+
+
+def test_kmeans_gives_the_same_samples_every_time():
+    features = torch.randn(200, 6, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(kmeans(features, 7), kmeans(features, 7))
+
+
+# What a session stores
+
+
+@pytest.mark.parametrize("strategy", SELECTIONS)
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(n=st.integers(0, 12), m=st.integers(0, 14), seed=st.integers(0, 99), ties=st.booleans())
+def test_every_selection_gives_as_many_distinct_samples_as_asked_for_or_all(strategy, n, m, seed, ties):
+    generator = torch.Generator().manual_seed(seed)
+    features, scores = torch.randn(n, 3, generator=generator), torch.rand(n, generator=generator)
+    if ties:
+        features, scores = features.round(), scores.round()
+    chosen = select(strategy, features, scores, m, generator)
+    assert chosen.dtype == torch.int64
+    assert chosen.device.type == "cpu"
+    assert len(set(chosen.tolist())) == len(chosen) == min(m, n)
+    assert set(chosen.tolist()) <= set(range(n))
+
+
+def test_selections_are_the_functions_of_their_names():
+    generator = torch.Generator().manual_seed(0)
+    features, scores = torch.randn(30, 3, generator=generator), torch.rand(30, generator=generator)
+
+    def chosen(strategy, features=features):
+        return select(strategy, features, scores, 7, torch.Generator().manual_seed(1))
+
+    assert torch.equal(chosen("ordered-uniform", None), ordered_uniform(scores, 7))
+    assert torch.equal(chosen("herding"), herding(features, 7))
+    assert torch.equal(chosen("kmeans"), kmeans(features, 7))
+    assert torch.equal(chosen("random", None), torch.randperm(30, generator=torch.Generator().manual_seed(1))[:7])
+    assert torch.equal(chosen("reservoir", None), reservoir_of(30, 7, torch.Generator().manual_seed(1)))
+    assert chosen("first", None).tolist() == list(range(7))
+
+
+def test_the_reservoir_of_a_session_is_what_a_buffer_of_that_size_ends_with():
+    buffer = Buffer(7, seed=3)
+    buffer.add_data(torch.arange(50))
+    assert torch.equal(reservoir_of(50, 7, torch.Generator().manual_seed(3)), buffer.get_all_data()[0])
+
+
+def test_every_sample_has_the_same_chance_in_the_reservoir_of_a_session():
+    kept = torch.cat([reservoir_of(10, 3, torch.Generator().manual_seed(seed)) for seed in range(2000)])
+    # 600 expected of each, standard deviation 20.5.
+    assert ((kept.bincount(minlength=10) - 600).abs() < 100).all()
+
+
+def test_a_selection_by_features_insists_on_them_and_an_unknown_one_is_refused():
+    for strategy in NEED_FEATURES:
+        with pytest.raises(ValueError, match="by features"):
+            select(strategy, None, torch.zeros(3), 2, torch.Generator())
+    with pytest.raises(ValueError, match="ordered-uniform, random"):
+        select("best", None, torch.zeros(3), 2, torch.Generator())
