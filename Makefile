@@ -24,7 +24,7 @@ check: $(VENV)/.dev
 	$(VENV)/bin/mypy
 
 test: check
-	$(RUN) -m pytest
+	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses 2
 
 clean:
 	rm -rf $(VENV)
