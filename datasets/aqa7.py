@@ -14,7 +14,7 @@ from datasets.utils.annotations import Performance
 from datasets.utils.augment import Denormalize, Normalize, Operation, RandomCrop, RandomHorizontalFlip, ToFloat
 from datasets.utils.clips import Clip, FrameIndex
 from datasets.utils.continual_dataset import Samples
-from datasets.utils.frame_sampling import spread
+from datasets.utils.frame_sampling import ending_at, spread
 from datasets.utils.recordings import Recording
 from datasets.utils.rendered_dives import judge, render, sample_dives
 from datasets.utils.score_dataset import ScoreDataset
@@ -93,12 +93,15 @@ class AQA7(VideoScoreDataset):
         return [each for part in ("train", "test") for each in self._read_split(part)]
 
     def locate(self, performance: Performance, index: FrameIndex, margin: int) -> Clip:
+        if margin and self.n_clip_frames != N_FRAMES:
+            raise UsageError(
+                f"--temporal_shift {margin}: a clip of {self.n_clip_frames} of {N_FRAMES} frames cannot move by single "
+                "frames; leave out --clip_frames or --temporal_shift"
+            )
         recording = Recording(index, performance.place["folder"], performance.name)
-        numbers = 1 + spread(N_FRAMES, self.n_clip_frames)
         if margin:
-            low, high = np.arange(1 - margin, 1), np.arange(N_FRAMES, N_FRAMES + margin) + 1
-            numbers = np.concatenate([low, numbers, high]).clip(1, N_FRAMES)
-        return recording.clip_of_numbers(numbers)
+            return recording.clip_of_numbers(ending_at(N_FRAMES, N_FRAMES, first=1, margin=margin, end=N_FRAMES))
+        return recording.clip_of_numbers(1 + spread(N_FRAMES, self.n_clip_frames))
 
     def _read_split(self, part: str) -> list[Performance]:
         from scipy.io import loadmat

@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from tqdm import tqdm
 
 from datasets import get_dataset
-from datasets.utils.clips import Clip, FrameIndex, read_frame, read_video
+from datasets.utils.clips import Clip, read_frame, read_video
 from datasets.utils.continual_dataset import ContinualDataset
 from datasets.utils.features import read_features
 from datasets.utils.recordings import TooShortError
@@ -74,20 +74,17 @@ def check_clip(clip: Clip, size: tuple[int, int], decode: bool, load_truncated: 
 
 def check_videos(dataset: VideoScoreDataset, decode: bool, at_once: int) -> Iterator[list[Problem]]:
     """Problems of every sample, one list a sample."""
-    if not dataset.frame_root.is_dir():
-        raise DataError(f"{dataset.NAME}: no folder {dataset.frame_root}. {dataset.HOW_TO_GET}")
-    index, clips = FrameIndex(dataset.frame_root), []
+    index, clips = dataset.frame_index(), []
     for performance in dataset.performances:
         try:
             clips.append(dataset.locate(performance, index, dataset.shift if performance.part == "train" else 0))
-        except TooShortError as error:
-            yield [Problem("too short", performance.name, str(error))]
         except DataError as error:
-            yield [Problem("missing", performance.name, str(error))]
+            kind = "too short" if isinstance(error, TooShortError) else "missing"
+            yield [Problem(kind, performance.name, str(error).removeprefix(f"{performance.name}: "))]
     check = partial(check_clip, size=dataset.frame_size, decode=decode, load_truncated=dataset.args.load_truncated)
     # A Ctrl-C reaches every process; the others are ended by this one.
     with ProcessPoolExecutor(at_once, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)) as pool:
-        yield from pool.map(check, clips, chunksize=4)
+        yield from pool.map(check, clips)
 
 
 def check_features(dataset: VideoScoreDataset) -> Iterator[list[Problem]]:

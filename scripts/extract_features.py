@@ -89,7 +89,7 @@ def extract(dataset: VideoScoreDataset, network: ContinualBackbone, folder: Path
     device = next(network.parameters()).device
     transform = dataset.get_normalization_transform()
     missing = [each for each in dataset.performances if not feature_path(folder, each.name).exists()]
-    clips, _, problems = dataset.locate_all(missing)
+    clips, _, problems = dataset.locate_all(missing, dataset.frame_index())
     source = ClipSource(
         clips, dataset.frame_size, skip_corrupt=True, load_truncated=dataset.args.load_truncated,
         n_frames=dataset.n_clip_frames,
@@ -129,6 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         dataset = get_dataset(args)
         if not isinstance(dataset, VideoScoreDataset) or dataset.uses_features:
             raise UsageError(f"{args.dataset} has no videos here to extract features from")
+        total = len(dataset.performances)
         network = get_backbone(args).to(get_device(args)).eval()
         if not args.backbone_weights:
             print(f"no --backbone_weights: these are features of a {args.backbone} that has learnt nothing")
@@ -137,7 +138,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RunError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    total = len(dataset.performances)
     print(f"{total - n_left_out} of {total} samples have features in {own.out}")
     return 3 if n_left_out else 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ import pytest
 import yaml
 
 from main import main
+from models import get_model_class
 from models.utils import load_model_config
 from utils.args import parse_args
 from utils.errors import UsageError
@@ -156,12 +158,19 @@ def test_best_values_depend_on_stream_and_buffer_size(tmp_path, monkeypatch):
 @pytest.mark.parametrize("model", MODELS)
 def test_shipped_configuration_files_resolve_for_every_method_and_stream(model, dataset):
     words = ["--model", model, "--dataset", dataset]
-    needs_buffer = "add_rehearsal_args" in (ROOT / "models" / f"{model}.py").read_text()
-    args = parse_args([*words, "--buffer_size", "5"] if needs_buffer else words)
+    options = get_model_class(model).get_parser(argparse.ArgumentParser())._option_string_actions
+    args = parse_args([*words, "--buffer_size", "5"] if "--buffer_size" in options else words, data_is_here=False)
     assert args.backbone in BACKBONES
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_rhythmic_gymnastics_has_a_file_of_its_own():
+    words = "--config configs/rg.yaml --minibatch_size 2 --n_tasks 4 --fewshot False --buffer_size 10 --gpus 0"
+    args = parse_args(words.split())
+    assert (args.model, args.dataset, args.backbone) == ("magr", "rg", "i3d")
+    assert (args.minibatch_size, args.n_tasks, args.fewshot, args.buffer_size, args.gpus) == (2, 4, False, 10, [0])
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("magr-*.yaml")), ids=lambda path: path.stem)
 def test_shipped_experiment_files_resolve(path: Path):
     args = parse_args(["--model", "magr", "--dataset", "aqa7-mini", "--buffer_size", "10", "--config", str(path)])
     assert args.protocol == "official"
@@ -189,7 +198,7 @@ def test_data_source_is_stored_as_what_was_found(tmp_path):
 def test_options_of_one_backbone_do_not_hinder_another():
     args = parse_args(["--model", "sgd", "--dataset", "aqa7-mini", "--backbone", "mlp"])
     assert (args.width, args.sources["width"]) == (100, "default")
-    assert parse_args(["--model", "sgd", "--dataset", "aqa7-mini"]).width == 8
+    assert parse_args(["--model", "sgd", "--dataset", "aqa7-mini"]).width == 4
 
 
 def test_single_value_in_a_file_serves_an_option_that_takes_several(tmp_path):

@@ -408,7 +408,8 @@ def _layers(
         name = normalise(str(chosen["dataset"]))
         layers = [(f"{name} stream", stream.OPTION_DEFAULTS), config_layer(Path("configs/datasets") / f"{name}.yaml")]
         if chosen.get("features") or last[1].get("features"):
-            layers.append(("features", {"backbone": "clip-features"}))
+            # They are in memory: processes that read ahead would only copy them.
+            layers.append(("features", {"backbone": "clip-features", "num_workers": 0}))
     if "model" in chosen:
         from models import get_model_class
         from models.utils import load_model_config

@@ -18,6 +18,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
 import os
@@ -140,11 +142,13 @@ class Run:
 
     def write_session(self, results: Results, predictions: Sequence[Predictions]) -> None:
         """Store the task matrix so far and a session's predictions."""
-        header = ",".join(results.dataset.names)
         for name in results.matrices:
-            rows = [",".join("" if math.isnan(v) else repr(v) for v in row) for row in results.matrices[name]]
-            text = "\n".join([f"session,{header}", *(f"{i},{row}" for i, row in enumerate(rows))]) + "\n"
-            write_text(self.path / f"R_{name}.csv", text)
+            text = io.StringIO()
+            table = csv.writer(text, lineterminator="\n")
+            table.writerow(["session", *results.dataset.names])
+            for session, row in enumerate(results.matrices[name]):
+                table.writerow([session, *("" if math.isnan(value) else repr(value) for value in row)])
+            write_text(self.path / f"R_{name}.csv", text.getvalue())
         arrays: dict[str, Any] = {
             "outputs": np.concatenate([part.outputs for part in predictions]),
             "truth": np.concatenate([part.truth for part in predictions]),

@@ -6,6 +6,7 @@ so.
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 from collections import Counter
@@ -189,7 +190,7 @@ class StoredRun:
             text = (self.path / name).read_text(errors="replace")
         except OSError:
             text = ""
-        table = [line.split(",") for line in text.splitlines()]
+        table = list(csv.reader(text.splitlines()))
         if not table and ((self.path / name).exists() or not any(self.path.glob("R_*.csv"))):
             self._expected(name)
         is_whole = text.startswith("session,") and text.endswith("\n") and len({len(row) for row in table}) == 1

@@ -223,7 +223,7 @@ class FrameIndex:
         self._folders: list[str] | None = None
 
     def files(self, folder: str | Path) -> FrameFiles:
-        """The image files of one folder below the root: by number if all names are numbers, else by name.
+        """The image files of one folder below the root, in order of the numbers that end their names.
 
         None if there is no such folder. Hidden files do not count.
         """
@@ -268,10 +268,14 @@ class FrameIndex:
 
 
 def _in_order(names: list[str]) -> list[str]:
-    stems = [os.path.splitext(name)[0] for name in names]
-    if all(stem.isdecimal() for stem in stems):
-        return [name for _, name in sorted(zip(map(int, stems), names, strict=True))]
-    return sorted(names)
+    """By the text before the number that ends a name, then by that number, padded with zeros or not."""
+
+    def key(name: str) -> tuple[str, int, str]:
+        stem = os.path.splitext(name)[0]
+        text = stem.rstrip("0123456789")
+        return text, int(stem[len(text) :] or -1), name
+
+    return sorted(names, key=key)
 
 
 def read_frame(path: Path, size: tuple[int, int], load_truncated: bool = False) -> np.ndarray:

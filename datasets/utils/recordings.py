@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
+from functools import lru_cache
 from pathlib import Path
 
 from datasets.utils.clips import Clip, FrameIndex, n_video_frames
@@ -32,6 +33,12 @@ def renumbered(path: Path, number: int) -> Path:
     digits = _DIGITS.search(path.stem)
     width = len(digits.group()) if digits else 0
     return path.with_name(f"{path.stem[: len(path.stem) - width]}{number:0{width}d}{path.suffix}")
+
+
+@lru_cache(maxsize=64)
+def _count_frames(path: Path, n_bytes: int, changed: int) -> int:
+    """Some codecs are decoded whole for this, and a broadcast holds a hundred clips."""
+    return n_video_frames(path)
 
 
 class TooShortError(DataError):
@@ -64,7 +71,10 @@ class Recording:
 
     def __len__(self) -> int:
         """Number of frames."""
-        return len(self.files) if self.video is None else n_video_frames(self.video)
+        if self.video is None:
+            return len(self.files)
+        status = self.video.stat()
+        return _count_frames(self.video, status.st_size, status.st_mtime_ns)
 
     def clip(self, positions: Numbers) -> Clip:
         """The frames at these positions, counted from 0 in order of time.

@@ -172,12 +172,14 @@ class VideoScoreDataset(ScoreDataset):
         return getattr(self.args, "frame_height", 128), getattr(self.args, "frame_width", 171)
 
     def load_samples(self) -> Samples:
+        # Listing the folders of broadcasts takes long: once for both parts.
+        index = None if self.uses_features else self.frame_index()
         parts: dict[str, list[Performance]] = {}
         sources: dict[str, Source] = {}
         problems: list[str] = []
         for part in ("train", "test"):
             wanted = [each for each in self.performances if each.part == part]
-            sources[part], kept, left_out = self._open(wanted, self.shift if part == "train" else 0)
+            sources[part], kept, left_out = self._open(wanted, self.shift if part == "train" else 0, index)
             parts[part] = [wanted[position] for position in kept]
             problems += left_out
 
@@ -199,13 +201,20 @@ class VideoScoreDataset(ScoreDataset):
             problems=problems,
         )
 
-    def locate_all(
-        self, performances: Sequence[Performance], margin: int = 0
-    ) -> tuple[list[Clip], list[int], list[str]]:
-        """(clips, positions of the performances whose frames are there, messages about the others)."""
+    def frame_index(self) -> FrameIndex:
+        """The files below `frame_root`.
+
+        Raises:
+            DataError: there is no such folder.
+        """
         if not self.frame_root.is_dir():
             raise DataError(f"{self.NAME}: no folder {self.frame_root}. {self.HOW_TO_GET}")
-        index = FrameIndex(self.frame_root)
+        return FrameIndex(self.frame_root)
+
+    def locate_all(
+        self, performances: Sequence[Performance], index: FrameIndex, margin: int = 0
+    ) -> tuple[list[Clip], list[int], list[str]]:
+        """(clips, positions of the performances whose frames are there, messages about the others)."""
         clips, kept, problems = [], [], []
         for position, performance in enumerate(performances):
             try:
@@ -215,12 +224,14 @@ class VideoScoreDataset(ScoreDataset):
                 problems.append(str(error))
         return clips, kept, problems
 
-    def _open(self, performances: list[Performance], margin: int) -> tuple[Source, list[int], list[str]]:
+    def _open(
+        self, performances: list[Performance], margin: int, index: FrameIndex | None
+    ) -> tuple[Source, list[int], list[str]]:
         skip = bool(getattr(self.args, "skip_corrupt", False))
-        if self.uses_features:
+        if index is None:
             width, windows = self.input_shape
             return read_features(list(map(self.feature_file, performances)), (width, windows), skip, self.NAME)
-        clips, kept, problems = self.locate_all(performances, margin)
+        clips, kept, problems = self.locate_all(performances, index, margin)
         if problems and not skip:
             raise DataError(
                 f"{self.NAME}: {len(problems)} of {len(performances)} samples are not complete, the first is "

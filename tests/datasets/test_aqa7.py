@@ -7,64 +7,34 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from scipy.io import savemat
 
 from datasets import get_dataset, get_dataset_class
 from datasets.aqa7 import MEAN, STD
 from datasets.utils.score_dataset import ScoreDataset
+from tests.datasets import trees
 from utils.args import parse_args
 from utils.errors import DataError, UsageError
 
-SPORTS = ["diving", "gym_vault", "ski_big_air", "snowboard_big_air", "sync_diving_3m", "sync_diving_10m"]
-RANGES = [(21.6, 102.6), (12.3, 16.87), (8.0, 50.0), (8.0, 50.0), (46.2, 104.88), (49.8, 99.36)]
+SPORTS = list(trees.SPORTS)
+RANGES = list(trees.SPORTS.values())
 N_TRAIN, N_TEST = 8, 4
-FRAMES = (1, 35, 69, 103)  # 4 of 103, evenly spread
+FRAMES = trees.AQA7_FRAMES
 
 
 def scores_of(sport: int, n: int) -> np.ndarray:
-    low, high = RANGES[sport]
-    return low + (high - low) * np.linspace(0, 1, n)
-
-
-def write_split(root: Path, part: str, rows: list[list[float]]) -> Path:
-    path = root / "Split_4" / f"split_4_{part}_list.mat"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    savemat(path, {f"consolidated_{part}_list": np.asarray(rows, dtype=np.float64)})
-    return path
-
-
-def write_clip(folder: Path, brightness: int = 0) -> None:
-    """Frames whose grey tells their number, with a white right half in the lower half: neither axis is symmetric."""
-    folder.mkdir(parents=True)
-    for number in FRAMES:
-        frame = np.full((64, 86), number + brightness, np.uint8)
-        frame[32:, 43:] = 255
-        Image.fromarray(frame).convert("RGB").save(folder / f"img_{number:05d}.jpg", quality=95)
-
-
-def build_tree(root: Path, sports: range) -> Path:
-    rows: dict[str, list[list[float]]] = {"train": [], "test": []}
-    for sport in sports:
-        for part, n, first in (("train", N_TRAIN, 1), ("test", N_TEST, N_TRAIN + 1)):
-            for i, score in enumerate(scores_of(sport, n)):
-                rows[part].append([sport + 1, first + i, score])
-                write_clip(root / f"{SPORTS[sport]}-out" / f"{first + i:03d}", brightness=2 * i)
-    for part in rows:
-        # Sports and scores come in any order in the official files.
-        write_split(root, part, [rows[part][i] for i in np.random.default_rng(0).permutation(len(rows[part]))])
-    return root
+    return trees.aqa7_scores(SPORTS[sport], n)
 
 
 @pytest.fixture(scope="module")
 def official(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_tree(tmp_path_factory.mktemp("official"), range(6))
+    return trees.aqa7(tmp_path_factory.mktemp("official"))
 
 
 @pytest.fixture
 def diving(tmp_path: Path) -> Path:
     """A tree of diving alone, to be broken."""
-    return build_tree(tmp_path / "AQA-7", range(1))
+    return trees.aqa7(tmp_path / "AQA-7", ["diving"])
 
 
 def configured(*words: str) -> Namespace:
@@ -137,9 +107,9 @@ def test_official_protocol_uses_the_exact_stride_and_edges_of_all_scores(
     scores = {"train": rng.uniform(25, 100, n_clips), "test": rng.uniform(25, 100, 20)}
     first = 1
     for part, values in scores.items():
-        write_split(tmp_path, part, [[1, first + i, value] for i, value in enumerate(values)])
+        trees.write_aqa7_split(tmp_path, part, [[1, first + i, value] for i, value in enumerate(values)])
         for i in range(len(values)):
-            (tmp_path / "diving-out" / f"{first + i:03d}").mkdir(parents=True)
+            trees.write_aqa7_clip(tmp_path / "diving-out" / f"{first + i:03d}")
         first += len(values)
     words = ["--fewshot", "1", "--protocol", "official", "--num_samples_per_task", str(shots), "--test_shots", "3"]
     dataset = stream(tmp_path, *words)
@@ -213,17 +183,37 @@ def test_input_shape_follows_the_number_of_frames(official: Path) -> None:
     assert stream(official, "--clip_frames", "103").input_shape == (3, 103, 112, 112)
 
 
-def test_all_103_frames_are_the_default_and_each_is_used_once(official: Path) -> None:
-    dataset = stream(official, "--clip_frames", "103")
-    names = [path.name for path in dataset.samples.train.clips[0]]
+def test_all_103_frames_are_the_default_and_each_is_used_once(diving: Path) -> None:
+    for folder in (diving / "diving-out").iterdir():
+        for number in range(1, 104):
+            (folder / f"img_{number:05d}.jpg").touch()
+    dataset = stream(diving, "--clip_frames", "103")
+    names = [path.name for path in dataset.samples.train.clips[0].frames]
     assert names == [f"img_{number:05d}.jpg" for number in range(1, 104)]
-    assert configured("--data_root", str(official)).clip_frames == 103
+    assert get_dataset(configured("--data_root", str(diving))).n_clip_frames == 103
 
 
-@pytest.mark.parametrize("n_frames", ["0", "104", "-3"])
-def test_an_impossible_number_of_frames_is_refused(official: Path, n_frames: str) -> None:
-    with pytest.raises(UsageError, match="clips have 103 frames"):
+@pytest.mark.parametrize(
+    ("n_frames", "why"), [("0", "0 is not at least 1"), ("-3", "-3 is not"), ("104", "clips have 103 frames")]
+)
+def test_an_impossible_number_of_frames_is_refused(official: Path, n_frames: str, why: str) -> None:
+    with pytest.raises(UsageError, match=why):
         stream(official, "--clip_frames", n_frames)
+
+
+def test_a_training_clip_that_moves_in_time_repeats_its_first_or_last_frame(official: Path) -> None:
+    dataset = stream(official, "--temporal_shift", "2")
+    moved = set()
+    for _ in range(6):
+        inputs, _, raw = next(iter(dataset.get_data_loaders()[0] if dataset.current_task < 0 else dataset.train_loader))
+        assert raw.shape[2] == 8
+        grey = raw[:, 0, :, 10, 10].int()
+        assert torch.equal(grey - grey[:, :1], torch.tensor([0, 0, 0, 34, 68, 102, 102, 102]).expand(len(raw), -1))
+        mean, std = MEAN[0], STD[0]
+        shown = ((inputs[:, 0, :, 10, 60] * std + mean) * 255).round().int()
+        moved |= {tuple(row.tolist()) for row in shown - grey[:, :1]}
+    assert moved == {(0, 0, 0, 34), (0, 0, 34, 68), (0, 34, 68, 102), (34, 68, 102, 102), (68, 102, 102, 102)}
+    assert dataset.test_loader(0).dataset[[0]][0].shape[2] == 4
 
 
 def test_two_readings_of_the_same_files_are_identical(official: Path) -> None:
@@ -269,13 +259,13 @@ def test_a_damaged_compressed_split_file_is_named(diving: Path) -> None:
 
 
 def test_a_split_matrix_of_another_width_is_named(diving: Path) -> None:
-    path = write_split(diving, "train", [[1, 1], [1, 2]])
+    path = trees.write_aqa7_split(diving, "train", [[1, 1], [1, 2]])
     with pytest.raises(DataError, match=rf"{path}.*\(2, 2\)"):
         read_all(stream(diving))
 
 
 def test_a_split_with_a_video_number_that_is_none_is_refused(diving: Path) -> None:
-    path = write_split(diving, "train", [[1, np.nan, 30.0], [1, 1, 40.0]])
+    path = trees.write_aqa7_split(diving, "train", [[1, np.nan, 30.0], [1, 1, 40.0]])
     with pytest.raises(DataError, match=str(path)):
         read_all(stream(diving))
 
@@ -287,7 +277,7 @@ def test_a_split_without_the_sport_is_refused(diving: Path) -> None:
 
 def test_a_missing_clip_folder_is_named(diving: Path) -> None:
     shutil.rmtree(diving / "diving-out" / "005")
-    with pytest.raises(DataError, match=rf"1 of 8 clip folders .*{diving / 'diving-out' / '005'}"):
+    with pytest.raises(DataError, match=rf"1 of 8 .* diving/005: no frames in {diving / 'diving-out' / '005'}"):
         read_all(stream(diving))
 
 

@@ -1,34 +1,61 @@
-"""What every stream promises to the loop and to methods, on the streams that run on what the repository ships."""
+"""What every stream promises to the loop and to methods: those that need data have small trees of it (trees.py)."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from datasets import REGISTRY, get_dataset
+from datasets.utils.augment import CenterCrop
 from datasets.utils.class_dataset import ClassDataset
 from datasets.utils.continual_dataset import SETTINGS, ContinualDataset
 from datasets.utils.score_dataset import ScoreDataset
+from datasets.utils.sources import Source
+from tests.datasets import trees
 from utils.args import parse_args
 from utils.errors import DataError, UsageError
 
-NEED_DATA = {"aqa7", "jigsaws", "seq-cifar10"}
-SHIPPED = [name for name in REGISTRY.modules() if name not in NEED_DATA]
-CLASS_STREAMS = ["seq-digits"]
-SCORE_STREAMS = ["uiprmd", "aqa7-mini"]
+# One more way in which a stream reads its samples.
+OF_FEATURES = "aqa-manifest of features"
+NAMES = [*REGISTRY.modules(), OF_FEATURES]
+CLASS_STREAMS = ["seq-digits", "seq-cifar10"]
+SCORE_STREAMS = [name for name in NAMES if name not in CLASS_STREAMS]
+# Their samples are standardised when they are read, or not at all.
+AS_READ = {"jigsaws", OF_FEATURES}
+# Streams that scale by the training scores, which test scores may leave.
+TRAINING_RANGE = {"aqa-manifest", "finediving", "logo", OF_FEATURES}
 Build = Callable[..., ContinualDataset]
-every_stream = pytest.mark.parametrize("name", SHIPPED)
+Options = Callable[[str], list[str]]
+every_stream = pytest.mark.parametrize("name", NAMES)
 
 
 @pytest.fixture(scope="module")
-def build() -> Build:
+def options(tmp_path_factory: pytest.TempPathFactory) -> Options:
+    """The command line words for a stream, with a small tree where it needs data."""
+    built: dict[str, list[str]] = {}
+
+    def of(name: str) -> list[str]:
+        if name not in built:
+            built[name] = ["--dataset", name]
+            if name in trees.TREES:
+                built[name] = trees.options(name, trees.TREES[name](tmp_path_factory.mktemp(name)))
+            if name == OF_FEATURES:
+                root = trees.manifest_of_features(tmp_path_factory.mktemp("features"))
+                built[name] = ["--dataset", "aqa-manifest", "--data_root", str(root), "--backbone", "clip-features"]
+        return ["--model", "sgd", "--num_workers", "0", *built[name]]
+
+    return of
+
+
+@pytest.fixture(scope="module")
+def build(options: Options) -> Build:
     """Makes a stream; what a data set's files hold is read once, which clips are costly to render."""
     read = {}
 
     def make(name: str, *words: str, batch_size: int = 64) -> ContinualDataset:
-        options = ["--model", "sgd", "--dataset", name, "--batch_size", str(batch_size), "--num_workers", "0"]
-        dataset = get_dataset(parse_args([*options, *words]))
+        dataset = get_dataset(parse_args([*options(name), "--batch_size", str(batch_size), *words]))
         if name not in read:
             read[name] = dataset.load_samples()
         dataset.load_samples = lambda: read[name]
@@ -41,16 +68,23 @@ def all_labels(loader: object) -> torch.Tensor:
     return loader.dataset.targets
 
 
-def test_every_shipped_stream_takes_part() -> None:
-    assert {*CLASS_STREAMS, *SCORE_STREAMS} <= set(SHIPPED)
+def everything(source: Source) -> torch.Tensor:
+    return source.read(np.arange(len(source)))[0]
+
+
+def test_every_stream_takes_part() -> None:
+    assert {*CLASS_STREAMS, *SCORE_STREAMS} == {*NAMES}
+    assert {*trees.TREES, "aqa7-mini", "seq-digits", "uiprmd"} == {*REGISTRY.modules()}
 
 
 @every_stream
-def test_attributes_are_known_before_any_data_is_read(name: str) -> None:
-    args = parse_args(["--model", "sgd", "--dataset", name])
+def test_attributes_are_known_before_any_data_is_read(options: Options, name: str) -> None:
+    args = parse_args(options(name))
     dataset = get_dataset(args)
     assert dataset._samples is None
-    assert dataset.NAME == name
+    # Only the manifest itself says whether it names features.
+    assert getattr(dataset, "_performances", None) is None or dataset.NAME == "aqa-manifest"
+    assert dataset.NAME == args.dataset
     assert dataset.SETTING in SETTINGS
     assert dataset.current_task == -1
     assert dataset.test_loaders == []
@@ -59,6 +93,16 @@ def test_attributes_are_known_before_any_data_is_read(name: str) -> None:
     assert dataset.get_backbone() == args.backbone
     assert dataset.get_batch_size() == args.batch_size
     assert dataset.get_minibatch_size() == args.batch_size
+
+
+@pytest.mark.parametrize("name", sorted({*trees.TREES} - {"seq-cifar10"}))  # which would be downloaded
+def test_absent_data_is_an_error_that_says_how_to_get_it(options: Options, tmp_path: Path, name: str) -> None:
+    words = options(name)
+    words[words.index("--data_root") + 1] = str(tmp_path / "nowhere")
+    with pytest.raises(DataError) as caught:
+        get_dataset(parse_args(words)).describe()
+    assert str(tmp_path / "nowhere") in str(caught.value)
+    assert any(how in str(caught.value) for how in ("Get ", "Request ", "Write a CSV", "--data_root"))
 
 
 @every_stream
@@ -73,7 +117,7 @@ def test_loaders_advance_task_by_task_and_end_with_index_error(build: Build, nam
         assert np.array_equal(dataset.test_loaders[-1].dataset.indices, test_loader.dataset.indices)
         assert np.array_equal(train_loader.dataset.indices, dataset.split.train[task])
         trained.extend(train_loader.dataset.indices.tolist())
-    with pytest.raises(IndexError, match=f"{name} has {dataset.N_TASKS} tasks"):
+    with pytest.raises(IndexError, match=f"{dataset.NAME} has {dataset.N_TASKS} tasks"):
         dataset.get_data_loaders()
     assert dataset.current_task == dataset.N_TASKS - 1
     assert sorted(trained) == list(range(len(dataset.samples.train)))
@@ -90,8 +134,8 @@ def test_every_test_sample_belongs_to_one_task(build: Build, name: str) -> None:
 @every_stream
 def test_training_and_test_samples_are_disjoint(build: Build, name: str) -> None:
     samples = build(name).samples
-    train = {sample.numpy().tobytes() for sample in samples.train.data}
-    test = {sample.numpy().tobytes() for sample in samples.test.data}
+    train = {sample.numpy().tobytes() for sample in everything(samples.train)}
+    test = {sample.numpy().tobytes() for sample in everything(samples.test)}
     assert len(train) == len(samples.train)
     assert len(test) == len(samples.test)
     assert not train & test
@@ -106,7 +150,8 @@ def test_batches_have_the_promised_shapes_and_types(build: Build, name: str) -> 
     n = min(64, len(train_loader.dataset))
     assert inputs.shape == (n, *dataset.input_shape)
     assert shown.shape == (min(64, len(test_loader.dataset)), *dataset.input_shape)
-    assert raw.shape == inputs.shape
+    assert raw.shape[: raw.ndim - 2] == inputs.shape[: raw.ndim - 2]  # frames are larger than what is cut out of them
+    assert torch.equal(raw, train_loader.dataset.source.read(train_loader.dataset.indices[train_loader.positions])[0])
     assert inputs.dtype == shown.dtype == torch.float32
     assert labels.shape == (n,)
     assert labels.dtype == shown_labels.dtype
@@ -118,9 +163,9 @@ def test_batches_have_the_promised_shapes_and_types(build: Build, name: str) -> 
 @every_stream
 def test_transforms_keep_the_shape_and_normalise(build: Build, name: str) -> None:
     dataset = build(name)
-    raw, _, _ = dataset.samples.train.read(np.arange(60))
+    raw, _, _ = dataset.samples.train.read(np.arange(30))
     for transform in (dataset.get_transform(), dataset.get_normalization_transform()):
-        assert transform(raw).shape == (60, *dataset.input_shape)
+        assert transform(raw).shape == (30, *dataset.input_shape)
         assert transform(raw).dtype == torch.float32
     assert 0.3 < dataset.get_normalization_transform()(raw).std() < 3
 
@@ -129,9 +174,9 @@ def test_transforms_keep_the_shape_and_normalise(build: Build, name: str) -> Non
 def test_denormalisation_inverts_normalisation(build: Build, name: str) -> None:
     dataset = build(name)
     raw, _, _ = dataset.samples.train.read(np.arange(20))
-    scaled = raw.float() / 255 if raw.dtype == torch.uint8 else raw
+    scaled = CenterCrop(dataset.input_shape[-1])(raw, None).float() / 255 if raw.dtype == torch.uint8 else raw
     normalised = dataset.get_normalization_transform()(raw)
-    assert not torch.allclose(normalised, scaled, atol=0.1)
+    assert torch.allclose(normalised, scaled, atol=0.1) == (name in AS_READ)
     torch.testing.assert_close(dataset.get_denormalization_transform()(normalised), scaled, rtol=1e-5, atol=1e-5)
 
 
@@ -370,7 +415,8 @@ def test_the_loss_of_a_class_stream_is_cross_entropy(build: Build, name: str) ->
 @pytest.mark.parametrize("name", SCORE_STREAMS)
 def test_labels_of_score_streams_are_scores_in_the_unit_interval(build: Build, name: str) -> None:
     dataset: ScoreDataset = build(name)
-    low, high = dataset.SCORE_RANGE
+    low, high = dataset.score_range
+    assert (dataset.SCORE_RANGE is None) == (name in TRAINING_RANGE)
     for _ in range(dataset.N_TASKS):
         for loader, targets in zip(
             dataset.get_data_loaders(), (dataset.samples.train_targets, dataset.samples.test_targets), strict=True

@@ -21,8 +21,10 @@ from datasets.utils.scenarios import (
     grade_incremental_official,
     group_incremental,
     hold_out,
+    merge_tasks,
     ordered_uniform_indices,
     task_order,
+    with_base_session,
 )
 from utils.errors import DataError, UsageError
 
@@ -322,6 +324,99 @@ def test_groups_come_in_alphabetical_order_or_as_named():
     assert [part.tolist() for part in split.test] == [[0], [1], []]
     named = group_incremental(["vault", "dive", "vault"], ["dive", "ski"], ["vault", "dive"])
     assert [part.tolist() for part in named.train] == [[0, 2], [1]]
+
+
+def of_groups(train: list[int], test: list[int]) -> Split:
+    """Groups a, b, ... with so many samples each."""
+    names = "abcdefghijkl"[: len(train)]
+    return group_incremental(np.repeat([*names], train), np.repeat([*names], test), [*names])
+
+
+def test_neighbouring_tasks_are_united_to_even_numbers_of_training_samples_by_hand():
+    split = of_groups([10, 10, 20, 10, 10], [1, 2, 3, 4, 5])
+    assert merge_tasks(split, 5).names == ["a", "b", "c", "d", "e"]
+    three = merge_tasks(split, 3)
+    assert three.names == ["a+b", "c", "d+e"]
+    assert sizes(three.train) == [20, 20, 20]
+    assert sizes(three.test) == [3, 3, 9]
+    assert three.test[1].tolist() == [3, 4, 5]
+    # The last groups are kept for the last tasks, however few samples they have.
+    assert merge_tasks(of_groups([1, 1, 50], [1, 1, 1]), 2).names == ["a+b", "c"]
+    assert merge_tasks(of_groups([50, 1, 1], [1, 1, 1]), 3).names == ["a", "b", "c"]
+    assert merge_tasks(of_groups([50, 1, 1, 1], [1, 1, 1, 1]), 3).names == ["a", "b", "c+d"]
+
+
+def test_more_tasks_than_groups_are_refused():
+    with pytest.raises(UsageError, match="--n_tasks 3: there are only 2 groups"):
+        merge_tasks(of_groups([1, 1], [1, 1]), 3)
+
+
+group_sizes = st.lists(st.tuples(st.integers(1, 30), st.integers(1, 9)), min_size=1, max_size=12)
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(group_sizes, st.data())
+def test_united_tasks_hold_every_sample_once_and_neighbours_only_and_none_is_empty(counts, data):
+    n_tasks = data.draw(st.integers(1, len(counts)))
+    split = of_groups(*map(list, zip(*counts, strict=True)))
+    merged = merge_tasks(split, n_tasks)
+    assert len(merged.names) == len(merged.train) == len(merged.test) == n_tasks
+    assert "+".join(merged.names).split("+") == split.names
+    assert all(len(part) for part in [*merged.train, *merged.test])
+    for parts, originals in ((merged.train, split.train), (merged.test, split.test)):
+        assert_partition(parts, sum(map(len, originals)))
+        assert all(part.tolist() == sorted(part) for part in parts)
+        by_name = dict(zip(split.names, originals, strict=True))
+        for name, part in zip(merged.names, parts, strict=True):
+            assert part.tolist() == sorted(np.concatenate([by_name[each] for each in name.split("+")]).tolist())
+    assert_same(merged, merge_tasks(split, n_tasks))
+
+
+@pytest.mark.parametrize("n_groups", range(1, 13))
+def test_groups_of_one_size_are_united_as_evenly_as_they_can_be(n_groups):
+    for n_tasks in range(1, n_groups + 1):
+        merged = merge_tasks(of_groups([7] * n_groups, [1] * n_groups), n_tasks)
+        united = [len(name.split("+")) for name in merged.names]
+        assert max(united) - min(united) <= 1
+
+
+# Base sessions
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(group_sizes, st.integers(1, 25), st.integers(1, 25), st.integers(0, 99))
+def test_a_base_session_holds_the_rest_of_every_task(counts, train_shots, test_shots, seed):
+    rng = np.random.default_rng(seed)
+    split = of_groups(*map(list, zip(*counts, strict=True)))
+    scores = [rng.integers(0, 12, sum(map(len, parts))).astype(float) for parts in (split.train, split.test)]
+    few = with_base_session(split, *scores, train_shots, test_shots)
+    assert few.names == ["base", *split.names]
+    for parts, originals, values, shots in (
+        (few.train, split.train, scores[0], train_shots),
+        (few.test, split.test, scores[1], test_shots),
+    ):
+        assert_partition(parts, len(values))
+        for task, session in zip(originals, parts[1:], strict=True):
+            assert set(session) <= set(task)
+            assert len(session) == min(shots, (len(task) + 1) // 2) > 0
+            rest = np.intersect1d(task, parts[0])
+            assert len(rest) == len(task) - len(session)
+            assert len(rest) or len(task) == 1
+            # The few span the scores of their task, if they are two.
+            if len(session) > 1:
+                assert (values[session].min(), values[session].max()) == (values[task].min(), values[task].max())
+        if max(map(len, originals)) > 1:
+            assert len(parts[0])
+    assert_same(few, with_base_session(split, *scores, train_shots, test_shots))
+
+
+def test_a_base_session_by_hand():
+    split = of_groups([5, 1, 4], [3, 1, 2])
+    scores = np.array([5.0, 1, 4, 2, 3, 9, 7, 8, 6, 0])
+    few = with_base_session(split, scores, np.arange(6.0), 2, 1)
+    # Of five the lowest and the highest, the only one, of four the lowest and the highest; of test samples the middle.
+    assert [part.tolist() for part in few.train] == [[2, 3, 4, 6, 8], [1, 0], [5], [9, 7]]
+    assert [part.tolist() for part in few.test] == [[0, 2, 5], [1], [3], [4]]
 
 
 # Order

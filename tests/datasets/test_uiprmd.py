@@ -94,9 +94,18 @@ def test_tasks_by_group_gives_the_two_kinds_of_repetition(stream: Callable[..., 
             assert np.array_equal(np.sort(scores), np.sort(file["score"][file["correct"] == kind].astype(np.float64)))
 
 
-def test_groups_have_no_base_session(stream: Callable[..., ScoreDataset]) -> None:
-    with pytest.raises(UsageError, match="no base session"):
-        stream("--tasks_by", "group", "--fewshot", "1")
+def test_groups_can_have_a_base_session_too(stream: Callable[..., ScoreDataset]) -> None:
+    dataset = stream("--tasks_by", "group", "--fewshot", "1", "--num_samples_per_task", "12")
+    assert dataset.names == ["base", "correct", "incorrect"]
+    assert [(row["train"], row["test"]) for row in dataset.describe()] == [(111, 35), (12, 5), (12, 5)]
+
+
+def test_neighbouring_groups_are_united_to_the_number_of_tasks_asked_for(stream: Callable[..., ScoreDataset]) -> None:
+    dataset = stream("--tasks_by", "group", "--n_tasks", "1")
+    assert dataset.names == ["correct+incorrect"]
+    assert [(row["train"], row["test"]) for row in dataset.describe()] == [(135, 45)]
+    with pytest.raises(UsageError, match="only 2 groups"):
+        stream("--tasks_by", "group", "--n_tasks", "3").describe()
 
 
 def test_few_shot_sessions_leave_half_of_a_small_grade_to_the_base(stream: Callable[..., ScoreDataset]) -> None:
