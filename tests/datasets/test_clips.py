@@ -256,7 +256,7 @@ def test_frames_are_in_order_of_their_numbers_or_names(tmp_path: Path) -> None:
     touch(tmp_path, "t/img_2.jpg", "t/img_10.jpg", "t/1.jpg")
     index = FrameIndex(tmp_path)
     assert names_of(index, "n") == ["2.jpg", "9.png", "10.jpg", "0011.JPEG"]
-    assert names_of(index, "t") == ["1.jpg", "img_10.jpg", "img_2.jpg"]
+    assert names_of(index, "t") == ["1.jpg", "img_2.jpg", "img_10.jpg"]
 
 
 def test_only_visible_image_files_of_the_folder_itself_count(tmp_path: Path) -> None:
