@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,8 +13,6 @@ from datasets.utils.dives import DIVE_GROUPS, group_of_dive_number
 from datasets.utils.recordings import Recording
 from datasets.utils.video_dataset import VideoScoreDataset
 from utils.errors import DataError
-
-FRAME_FOLDERS = ("FINADiving_MTL_256s", "frames", "")
 
 
 class FineDiving(VideoScoreDataset):
@@ -30,15 +27,11 @@ class FineDiving(VideoScoreDataset):
     EXECUTION_RANGE = (0.0, 30.0)
     HAS_GROUPS = True
     HAS_DIFFICULTY = True
+    FRAME_FOLDERS = ("FINADiving_MTL_256s", "frames", "")
     HOW_TO_GET = (
         "Request FineDiving from its authors and lay it out as DIR/FINADiving_MTL_256s/<event>/<instance>/<frame>.jpg, "
         "DIR/fine-grained_annotation_aqa.pkl, DIR/{train,test}_split.pkl (or the three files in DIR/Annotations)"
     )
-
-    @property
-    def frame_root(self) -> Path:
-        candidates = [self.root / folder for folder in FRAME_FOLDERS]
-        return next(each for each in candidates if each.is_dir() or each == self.root)
 
     def read_annotations(self) -> list[Performance]:
         path = find_file(self.root, ("fine-grained_annotation_aqa.pkl",), self.NAME, self.HOW_TO_GET)

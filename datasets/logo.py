@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from datasets.utils.annotations import Performance, find_file, listed_pairs, read_pickle
 from datasets.utils.long_video_dataset import LongVideoDataset
 from utils.errors import DataError
-
-FRAME_FOLDERS = ("LOGO Video_result", "Video_result", "frames", "videos", "")
 
 
 class LOGO(LongVideoDataset):
@@ -22,15 +18,11 @@ class LOGO(LongVideoDataset):
     N_TASKS = 5
     HAS_GROUPS = True
     TEST_SHOTS = 5
+    FRAME_FOLDERS = ("LOGO Video_result", "Video_result", "frames", "videos", "")
     HOW_TO_GET = (
         "Request LOGO from its authors and lay it out as DIR/frames/<event>/<instance>/<frame>.jpg (or video files "
         "DIR/videos/<event>/<instance>.mp4), DIR/anno_dict.pkl, DIR/train_split3.pkl, DIR/test_split3.pkl"
     )
-
-    @property
-    def frame_root(self) -> Path:
-        candidates = [self.root / folder for folder in FRAME_FOLDERS]
-        return next(each for each in candidates if each.is_dir() or each == self.root)
 
     def read_annotations(self) -> list[Performance]:
         path = find_file(self.root, ("anno_dict.pkl",), self.NAME, self.HOW_TO_GET)

@@ -12,8 +12,6 @@ from datasets.utils.recordings import Recording
 from datasets.utils.video_dataset import VideoScoreDataset
 from utils.errors import UsageError
 
-FRAME_FOLDERS = ("", "frames", "new/new_total_frames_256s", "new_total_frames_256s", "whole_videos_frames")
-
 
 class MTLAQA(VideoScoreDataset):
     """1412 dives (1059 train, 353 test), final scores 0-104.5 (P. Parmar, B. Morris, What and how well you performed?,
@@ -31,6 +29,7 @@ class MTLAQA(VideoScoreDataset):
     HAS_GROUPS = True
     HAS_DIFFICULTY = True
     TEMPORAL_SHIFT = 3
+    FRAME_FOLDERS = ("", "frames", "new/new_total_frames_256s", "new_total_frames_256s", "whole_videos_frames")
     ANNOTATIONS: tuple[str, ...] = ("final_annotations_dict_with_dive_number.pkl", "final_annotations_dict.pkl")
     SPLITS: dict[str, tuple[str, ...]] = {"train": ("train_split_0.pkl",), "test": ("test_split_0.pkl",)}
     NOT_ANNOTATED: frozenset[tuple[int, int]] = frozenset()
@@ -43,7 +42,7 @@ class MTLAQA(VideoScoreDataset):
     @property
     def frame_root(self) -> Path:
         videos = {f"{each.place['video']:02d}" for each in self.performances}
-        candidates = [self.root / folder for folder in FRAME_FOLDERS]
+        candidates = [self.root / folder for folder in self.FRAME_FOLDERS]
         return next(
             (each for each in candidates if any(path.stem in videos for path in each.glob("[0-9]*"))), self.root
         )

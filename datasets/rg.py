@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from pathlib import Path
 
 from datasets.utils.annotations import Performance, find_file
 from datasets.utils.long_video_dataset import LongVideoDataset
@@ -12,7 +11,6 @@ from utils.errors import DataError
 
 APPARATUS = ("ball", "clubs", "hoop", "ribbon")
 SCORES = {"difficulty": 1, "execution": 2, "total": 3}
-FRAME_FOLDERS = ("frames", "videos", "")
 
 
 class RhythmicGymnastics(LongVideoDataset):
@@ -27,6 +25,7 @@ class RhythmicGymnastics(LongVideoDataset):
     N_TASKS = 4
     HAS_GROUPS = True
     TEST_SHOTS = 10
+    FRAME_FOLDERS = ("frames", "videos", "")
     HOW_TO_GET = (
         "Get the annotations of Rhythmic Gymnastics (ACTION-NET) and lay them out as DIR/train.txt, DIR/test.txt, with "
         "DIR/frames/Ball_001/00001.jpg ... or DIR/videos/Ball_001.mp4; or name extracted features with --features"
@@ -43,11 +42,6 @@ class RhythmicGymnastics(LongVideoDataset):
         group.add_argument("--apparatus", choices=[*APPARATUS, "all"], default="all", help="routines with one, or all")
         group.add_argument("--judged", choices=list(SCORES), default="total", help="which score is learnt")
         return parser
-
-    @property
-    def frame_root(self) -> Path:
-        candidates = [self.root / folder for folder in FRAME_FOLDERS]
-        return next(each for each in candidates if each.is_dir() or each == self.root)
 
     def group_names(self) -> list[str]:
         wanted = getattr(self.args, "apparatus", "all")

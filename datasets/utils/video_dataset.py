@@ -50,12 +50,14 @@ class VideoScoreDataset(ScoreDataset):
     Attributes:
         N_FRAMES: frames of a clip, the default of --clip_frames.
         TEMPORAL_SHIFT: how far training moves a clip in time, as published.
+        FRAME_FOLDERS: where below the root releases put frames; "" for the root itself.
         HOW_TO_GET: one sentence on where the data comes from and how its folder looks.
     """
 
     TAKES_FEATURES = True
     N_FRAMES = 103
     TEMPORAL_SHIFT = 0
+    FRAME_FOLDERS: tuple[str, ...] = ("",)
     HOW_TO_GET: str
 
     @staticmethod
@@ -108,8 +110,9 @@ class VideoScoreDataset(ScoreDataset):
 
     @property
     def frame_root(self) -> Path:
-        """Folder below which the frames are."""
-        return self.root
+        """Folder below which the frames are: the first of FRAME_FOLDERS that there is, else the root."""
+        candidates = [self.root / folder for folder in self.FRAME_FOLDERS]
+        return next((each for each in candidates if each.is_dir()), self.root)
 
     # What follows from it
 

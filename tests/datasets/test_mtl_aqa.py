@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from datasets import get_dataset
-from datasets.mtl_aqa import FRAME_FOLDERS
+from datasets.mtl_aqa import MTLAQA
 from datasets.utils.annotations import Performance
 from datasets.utils.dives import DIVE_GROUPS
 from datasets.utils.scenarios import Split, grade_boundaries
@@ -335,7 +335,7 @@ def test_a_clip_at_the_end_of_the_recording_repeats_its_last_frame_in_the_margin
     assert clips["01-001"][:6] == [1, 1, 1, 1, 2, 3]
 
 
-@pytest.mark.parametrize("folder", FRAME_FOLDERS)
+@pytest.mark.parametrize("folder", MTLAQA.FRAME_FOLDERS)
 def test_frames_are_found_in_the_folders_of_the_releases(small: Path, folder: str) -> None:
     if folder:
         (small / folder).mkdir(parents=True)
