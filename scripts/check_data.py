@@ -26,11 +26,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from tqdm import tqdm
 
 from datasets import get_dataset
-from datasets.utils.clips import Clip, read_frame, read_video
+from datasets.utils.clips import Clip, read_frame
 from datasets.utils.continual_dataset import ContinualDataset
 from datasets.utils.features import read_features
 from datasets.utils.recordings import TooShortError
 from datasets.utils.video_dataset import VideoScoreDataset
+from datasets.utils.video_files import read_video
 from utils.args import parse_args, positive, true_or_false
 from utils.conf import n_cores
 from utils.errors import DataError, RunError, run_script

@@ -7,9 +7,10 @@ from bisect import bisect_left
 from functools import lru_cache
 from pathlib import Path
 
-from datasets.utils.clips import Clip, FrameIndex, n_video_frames
+from datasets.utils.clips import Clip, FrameIndex
 from datasets.utils.frame_sampling import Numbers
 from datasets.utils.sources import IMAGE_SUFFIXES
+from datasets.utils.video_files import n_video_frames
 from utils.errors import DataError
 
 _DIGITS = re.compile(r"\d+$")

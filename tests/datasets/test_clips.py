@@ -13,7 +13,9 @@ import torch
 from PIL import Image, ImageFile
 
 from datasets.utils import clips as clips_module
-from datasets.utils.clips import Clip, ClipSource, FrameIndex, n_video_frames, read_frame, read_video
+from datasets.utils import video_files
+from datasets.utils.clips import Clip, ClipSource, FrameIndex, read_frame
+from datasets.utils.video_files import n_video_frames, read_video
 from scripts import benchmark_clips
 from utils.errors import DataError, UsageError
 
@@ -422,14 +424,14 @@ def test_video_frames_are_exact_wherever_reading_begins(videos: dict[str, Path],
 
 def test_reading_begins_at_the_key_frame_before_the_first_frame(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded = []
-    numbered = clips_module._numbered_frames
+    numbered = video_files._numbered_frames
 
     def counting(*args: object, **options: object) -> object:
         for number, frame in numbered(*args, **options):
             decoded.append(number)
             yield number, frame
 
-    monkeypatch.setattr(clips_module, "_numbered_frames", counting)
+    monkeypatch.setattr(video_files, "_numbered_frames", counting)
     read_video(video, [50, 52], (64, 96))
     assert decoded == list(range(45, 53))
 
