@@ -51,17 +51,8 @@ class MAGRpp(ProjectedReplay):
         add("--adapt_head", type=true_or_false, default=False, help="phase A trains the head too")
         add("--layer_decay", type=positive_number, default=0.75, help="rate of a layer, times that of the next deeper")
         add("--lambda_s", type=float, default=1.0, help="weight of the stabiliser L_S")
-        add(
-            "--stabilizer_stage",
-            default="0.33",
-            help="map that L_S holds: a name (i3d: mixed_3c), a number from 0 on, or a share of the depth like 0.33",
-        )
-        add(
-            "--stabilizer_distance",
-            choices=DISTANCES,
-            default="mse",
-            help="L_S: squared error, or Jensen-Shannon divergence of softmaxed maps averaged over place",
-        )
+        add("--stabilizer_stage", default="0.33", help="map that L_S holds: name, number from 0, or share of the depth")
+        add("--stabilizer_distance", choices=DISTANCES, default="mse", help="L_S: squared or Jensen-Shannon")
         return parser
 
     def __init__(self, backbone, loss, args, transform, dataset) -> None:  # type: ignore[no-untyped-def]

@@ -1,7 +1,7 @@
 """Expand a grid to the list of its commands, one a line, for scripts/local_launcher.py and scripts/slurm_sbatcher.py.
 
     python scripts/prepare_grid.py configs/grids/uiprmd-methods.yaml
-    python scripts/prepare_grid.py configs/grids/uiprmd-buffer.yaml --out sweeps/buffer.txt --past data/sweeps
+    python scripts/prepare_grid.py configs/grids/caqa-buffer.yaml --out sweeps/buffer.txt --past data/sweeps
 
 Every line is checked as main.py would before anything is written. The order is that of the file; a run's folder bears
 an id that depends on its settings alone, so that a grid which is extended keeps the runs it has. utils/grids.py says

@@ -162,8 +162,8 @@ def test_a_thousand_lines_are_checked_in_seconds(tmp_path):
     path.write_text(
         "values: {model: [er, magr], dataset: uiprmd, buffer_size: [5, 10, 20, 50], seed: {from: 1, to: 125}}"
     )
-    began = time.perf_counter()
+    began = time.process_time()
     grid = read_grid(path)
     words = [shlex.split(grid.command(options))[2:] for options in grid.runs]
     assert len(check_all(enumerate(words, 1), str(path))) == 1000
-    assert time.perf_counter() - began < 15
+    assert time.process_time() - began < 15

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from functools import lru_cache
 from pathlib import Path
 
 from datasets.utils.clips import Clip, FrameIndex
@@ -34,12 +33,6 @@ def renumbered(path: Path, number: int) -> Path:
     digits = _DIGITS.search(path.stem)
     width = len(digits.group()) if digits else 0
     return path.with_name(f"{path.stem[: len(path.stem) - width]}{number:0{width}d}{path.suffix}")
-
-
-@lru_cache(maxsize=64)
-def _count_frames(path: Path, n_bytes: int, changed: int) -> int:
-    """Some codecs are decoded whole for this, and a broadcast holds a hundred clips."""
-    return n_video_frames(path)
 
 
 class TooShortError(DataError):
@@ -74,8 +67,7 @@ class Recording:
         """Number of frames."""
         if self.video is None:
             return len(self.files)
-        status = self.video.stat()
-        return _count_frames(self.video, status.st_size, status.st_mtime_ns)
+        return n_video_frames(self.video)
 
     def clip(self, positions: Numbers) -> Clip:
         """The frames at these positions, counted from 0 in order of time.

@@ -52,7 +52,7 @@ def n_video_frames(path: Path) -> int:
         UsageError: PyAV is not installed.
     """
     packets = _packets(path)
-    return len(packets.shown) if packets else sum(1 for _ in _numbered_frames(path, 0, seek=False))
+    return len(packets.shown) if packets else _count_decoded(path, *_version(path))
 
 
 def read_video(path: Path, numbers: Sequence[int], size: tuple[int, int], load_truncated: bool = False) -> np.ndarray:
@@ -151,11 +151,22 @@ def _decoded(container: Any, stream: Any) -> Iterator[Any]:
 
 def _packets(path: Path) -> _Packets | None:
     """The packets of a video, if each is one frame and says when it is shown."""
+    return _scan_packets(path, *_version(path))
+
+
+def _version(path: Path) -> tuple[int, int]:
+    """Size and time of change: what was found out about a file holds while they do."""
     try:
         status = os.stat(path)
     except OSError as error:
         raise _unreadable_video(path, error) from error
-    return _scan_packets(path, status.st_size, status.st_mtime_ns)
+    return status.st_size, status.st_mtime_ns
+
+
+@lru_cache(maxsize=64)
+def _count_decoded(path: Path, n_bytes: int, changed: int) -> int:
+    """Kept, as the whole file is decoded for it and a broadcast holds a hundred clips."""
+    return sum(1 for _ in _numbered_frames(path, 0, seek=False))
 
 
 @lru_cache(maxsize=64)

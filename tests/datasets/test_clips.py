@@ -6,6 +6,7 @@ import shutil
 import sys
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -472,6 +473,31 @@ def test_a_frame_beyond_the_end_is_a_data_error(video: Path, numbers: list[int])
     missing = next(number for number in numbers if number >= N_VIDEO)
     with pytest.raises(DataError, match=rf"x\.mp4 has no readable frame {missing}, the last is {N_VIDEO - 1}"):
         read_video(video, numbers, (8, 10))
+
+
+@pytest.mark.parametrize("kind", ["mpeg4 in avi", "mjpeg"])
+def test_a_video_is_gone_through_once_until_it_changes(
+    videos: dict[str, Path], kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import av
+
+    opened, av_open = [], av.open
+
+    def counting_open(path: str, **options: Any) -> Any:
+        opened.append(path)
+        return av_open(path, **options)
+
+    monkeypatch.setattr(av, "open", counting_open)
+    path = tmp_path / videos[kind].name
+    path.write_bytes(videos[kind].read_bytes())
+    n_opened = []
+    for _ in range(3):
+        assert n_video_frames(path) == N_VIDEO
+        n_opened.append(len(opened))
+    assert n_opened[0] == n_opened[1] == n_opened[2] > 0
+    path.write_bytes(videos["vp9"].read_bytes())
+    assert n_video_frames(path) == N_VIDEO
+    assert len(opened) > n_opened[0]
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no video" * 100])

@@ -199,25 +199,6 @@ def test_frames_of_a_video_count_from_one_by_number_and_from_zero_by_position(tm
             clip()
 
 
-def test_frames_of_a_video_are_counted_once_until_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    counted = []
-
-    def count(path: Path) -> int:
-        counted.append(path)
-        return 50
-
-    monkeypatch.setattr("datasets.utils.recordings.n_video_frames", count)
-    (tmp_path / "clip.avi").write_bytes(b"video")
-    for _ in range(3):
-        video = Recording(FrameIndex(tmp_path), "clip", "x")
-        assert (len(video), video.last_number) == (50, 50)
-        assert video.clip_of_numbers(np.array([50])).numbers == (49,)
-    assert counted == [tmp_path / "clip.avi"]
-    (tmp_path / "clip.avi").write_bytes(b"another video")
-    assert len(Recording(FrameIndex(tmp_path), "clip", "x")) == 50
-    assert len(counted) == 2
-
-
 def test_duplicate_frames_do_not_shift_the_others(tmp_path: Path) -> None:
     write_frame(tmp_path / "clip" / "00000002.jpeg", 0, 0)
     frames = recording(tmp_path, *(f"{number:08d}.jpg" for number in range(1, 6)))
