@@ -70,6 +70,20 @@ class AQAManifest(VideoScoreDataset):
     def uses_features(self) -> bool:
         return super().uses_features or "features" in self.performances[0].place
 
+    @property
+    def place_options(self) -> str:
+        return f"--manifest {self.manifest}"
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        # --features DIR brings its own backbone; what a manifest names is known only when it is read.
+        if self.uses_features and getattr(self.args, "sources", {}).get("backbone", "").startswith("configs/datasets"):
+            raise UsageError(
+                f"aqa-manifest: {self.manifest} names features, which --backbone {self.args.backbone} does not take; "
+                "add --backbone clip-features --num_workers 0"
+            )
+        return super().input_shape
+
     def feature_files(self) -> list[Path]:
         return super().feature_files() if super().uses_features else list(map(self.feature_file, self.performances))
 
@@ -98,6 +112,9 @@ class AQAManifest(VideoScoreDataset):
             raise DataError(f"aqa-manifest: no file {path}. {self.HOW_TO_GET}") from error
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise DataError(f"aqa-manifest: cannot read {path}: {error}") from error
+        for part in ("train", "test"):
+            if not any(each.part == part for each in performances):
+                raise DataError(f"aqa-manifest: no row of {path} has the split {part}")
         kinds = {kind for each in performances for kind in PLACES if kind in each.place}
         if "features" in kinds and len(kinds) > 1:
             raise DataError(f"aqa-manifest: {path} names features in some rows and videos in others; keep to one")
@@ -108,6 +125,10 @@ class AQAManifest(VideoScoreDataset):
         recording = Recording(index, str(place.get("frames") or place.get("video")), performance.name)
         n = len(recording)
         start, end = place.get("start", 0), place.get("end", n - 1)
+        if end < start:
+            raise DataError(
+                f"aqa-manifest: {performance.source}: {performance.name} ends at frame {end} and starts at {start}"
+            )
         if not 0 <= start <= end < n:
             kind = TooShortError if 0 <= start <= end else DataError
             raise kind(

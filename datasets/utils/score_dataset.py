@@ -139,6 +139,7 @@ class ScoreDataset(ContinualDataset):
 
     def make_split(self, samples: Samples) -> Split:
         scores = (samples.train_targets, samples.test_targets)
+        self._check_scores(samples.train_targets)
         shots = (
             getattr(self.args, "num_samples_per_task", 20),
             getattr(self.args, "test_shots", None) or self.TEST_SHOTS,
@@ -165,6 +166,19 @@ class ScoreDataset(ContinualDataset):
             base=self.fewshot,
         )
         return split.reordered(order)
+
+    def _check_scores(self, scores: np.ndarray) -> None:
+        given = getattr(self.args, "score_range", None)
+        outside = np.flatnonzero((scores < given[0]) | (scores > given[1])) if given else np.array([])
+        if len(outside):
+            raise UsageError(
+                f"--score_range {given[0]:g},{given[1]:g}: {len(outside)} of {len(scores)} training scores of {self.NAME} "
+                f"lie outside; they go from {scores.min():g} to {scores.max():g}"
+            )
+        if self.tasks_by == "grade" and self.n_parts > 1 and len(scores) and scores.min() == scores.max():
+            raise DataError(
+                f"{self.NAME}: every training sample has the score {scores[0]:g}, which makes no {self.n_parts} grades"
+            )
 
     def convert_targets(self, targets: np.ndarray, difficulty: np.ndarray | None = None) -> Tensor:
         low, scale = self._offset_and_scale

@@ -156,8 +156,8 @@ class VideoScoreDataset(ScoreDataset):
         if not self.uses_features:
             return (3, self.n_clip_frames, self._crop, self._crop)
         if self._feature_shape is None:
-            windows, skip = getattr(self.args, "feature_windows", None), bool(getattr(self.args, "skip_corrupt", False))
-            self._feature_shape = feature_shape(self.feature_files(), windows, skip, self.NAME)
+            windows = getattr(self.args, "feature_windows", None)
+            self._feature_shape = feature_shape(self.feature_files(), windows, self._skips, self.NAME)
         return self._feature_shape
 
     _feature_shape: tuple[int, int] | None = None
@@ -182,9 +182,15 @@ class VideoScoreDataset(ScoreDataset):
         problems: list[str] = []
         for part in ("train", "test"):
             wanted = [each for each in self.performances if each.part == part]
-            sources[part], kept, left_out = self._open(wanted, self.shift if part == "train" else 0, index)
+            if index is None:
+                sources[part], kept, left_out = self._open_features(wanted)
+            else:
+                margin = self.shift if part == "train" else 0
+                clips, kept, left_out = self.locate_all(wanted, index, margin)
+                sources[part] = self._open_clips(clips, margin)
             parts[part] = [wanted[position] for position in kept]
             problems += left_out
+        self._check_complete(problems, parts)
 
         def values(part: str, name: str) -> np.ndarray:
             return np.asarray([getattr(each, name) for each in parts[part]])
@@ -227,32 +233,44 @@ class VideoScoreDataset(ScoreDataset):
                 problems.append(str(error))
         return clips, kept, problems
 
-    def _open(
-        self, performances: list[Performance], margin: int, index: FrameIndex | None
-    ) -> tuple[Source, list[int], list[str]]:
-        skip = bool(getattr(self.args, "skip_corrupt", False))
-        if index is None:
-            width, windows = self.input_shape
-            return read_features(list(map(self.feature_file, performances)), (width, windows), skip, self.NAME)
-        clips, kept, problems = self.locate_all(performances, index, margin)
-        if problems and not skip:
+    @property
+    def place_options(self) -> str:
+        """The options that say which samples there are and where."""
+        return f"--data_root {self.root}"
+
+    @property
+    def _skips(self) -> bool:
+        return bool(getattr(self.args, "skip_corrupt", False))
+
+    def _check_complete(self, problems: list[str], parts: dict[str, list[Performance]]) -> None:
+        if not problems:
+            return
+        n, first = len(self.performances), problems[0].removeprefix(f"{self.NAME}: ").removesuffix(".")
+        if not self._skips:
+            leave_out = "" if "--skip_corrupt" in first else ", or leave such samples out with --skip_corrupt 1"
             raise DataError(
-                f"{self.NAME}: {len(problems)} of {len(performances)} samples are not complete, the first is "
-                f"{problems[0]}. scripts/check_data.py --dataset {self.NAME} --data_root {self.root} lists them; "
-                "complete the data, or leave such samples out with --skip_corrupt 1"
+                f"{self.NAME}: {len(problems)} of {n} samples are not complete, the first is {first}. "
+                f"scripts/check_data.py --dataset {self.NAME} {self.place_options} lists them; complete the data"
+                f"{leave_out}"
             )
-        if not kept:
-            raise DataError(f"{problems[0]}; no sample of {len(performances)} is complete. {self.HOW_TO_GET}")
+        for part, kept in parts.items():
+            if not kept:
+                raise DataError(f"{self.NAME}: no {part}ing sample of {n} is complete: {first}. {self.HOW_TO_GET}")
+
+    def _open_features(self, performances: list[Performance]) -> tuple[Source, list[int], list[str]]:
+        width, windows = self.input_shape
+        return read_features(list(map(self.feature_file, performances)), (width, windows), self._skips, self.NAME)
+
+    def _open_clips(self, clips: list[Clip], margin: int) -> Source:
         cache = getattr(self.args, "clip_cache", None)
-        source = ClipSource(
+        return ClipSource(
             clips,
             self.frame_size,
-            skip_corrupt=skip,
+            skip_corrupt=self._skips,
             load_truncated=bool(getattr(self.args, "load_truncated", False)),
             cache=Path(cache) if cache else None,
             n_frames=self.n_clip_frames + 2 * margin,
         )
-        return source, kept, problems
 
     def augmentations(self) -> Sequence[Operation]:
         if self.uses_features:

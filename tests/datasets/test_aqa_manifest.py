@@ -212,7 +212,7 @@ def refused(tree: Path, tmp_path: Path, rows: list[dict[str, Any]], *words: str)
         ({"end": "6.5"}, "end is '6.5', not a frame number"),
         ({"end": "nan"}, "end is 'nan', not a frame number"),
         ({"start": "inf"}, "start is 'inf', not a frame number"),
-        ({"start": "8"}, "frames 8 to 7 of ann/002, whose recording has 9 frames (0 to 8)"),
+        ({"start": "8"}, "ann/002 ends at frame 7 and starts at 8"),
         ({"end": "9"}, "frames 2 to 9 of ann/002, whose recording has 9 frames (0 to 8)"),
         ({"start": "-1"}, "frames -1 to 7 of ann/002"),
     ],
@@ -291,8 +291,8 @@ def test_a_row_with_more_cells_than_columns_is_refused(tree: Path, tmp_path: Pat
         (b"", "lacks id, score, split, one of frames, video, features"),
         (b"\n\n", "lacks id"),
         (b"id;score;split;frames\na;1;train;x\n", "it has: ['id;score;split;frames']"),
-        (b"id,score,split,frames\n", "the annotations list no sample for training"),
-        (b"id,score,split,frames\na,1,train,x\n", "the annotations list no sample for testing"),
+        (b"id,score,split,frames\n", "no row of"),
+        (b"id,score,split,frames\na,1,train,x\n", "manifest.csv has the split test"),
         ("id,score,split,frames\nä,1,train,x\n".encode("latin-1"), "cannot read"),
         ("id,score,split,frames\n".encode("utf-16"), "cannot read"),
         (b"\x89PNG\r\n\x1a\n\x00\x00", "cannot read"),
@@ -391,11 +391,14 @@ def test_features_are_read_and_need_no_option(tmp_path: Path) -> None:
 def test_a_video_backbone_refuses_features_in_words(tmp_path: Path) -> None:
     from backbone import get_backbone
 
-    args = parse_args(["--model", "sgd", *trees.options("aqa-manifest", trees.manifest_of_features(tmp_path, 4, 2))])
-    get_dataset(args)
+    words = ["--model", "sgd", *trees.options("aqa-manifest", trees.manifest_of_features(tmp_path, 4, 2))]
+    with pytest.raises(UsageError, match=r"manifest\.csv names features, .*; add --backbone clip-features"):
+        get_dataset(parse_args(words))
     with pytest.raises(
         UsageError, match=r"--backbone i3d: it takes clips \(C, T, H, W\), not samples of shape \(6, 3\)"
     ):
+        args = parse_args([*words, "--backbone", "i3d"])
+        get_dataset(args)
         get_backbone(args)
 
 

@@ -71,10 +71,11 @@ def real_stream(name: str, shared: Path, root: Path, files: dict[str, str], *wor
             shutil.copy(shared / source, root / target)
     dataset = stream(name, root, "--clip_frames", "103", *words)
 
-    def no_frames(performances: list[Performance], *where: object) -> tuple[TensorSource, list[int], list[str]]:
-        return TensorSource(torch.zeros(len(performances), 1)), list(range(len(performances))), []
+    def located(performances: list[Performance], *where: object) -> tuple[list[Performance], list[int], list[str]]:
+        return performances, list(range(len(performances))), []
 
-    dataset._open = no_frames  # type: ignore[method-assign]
+    dataset.locate_all = located  # type: ignore[assignment,method-assign]
+    dataset._open_clips = lambda clips, margin: TensorSource(torch.zeros(len(clips), 1))  # type: ignore[method-assign]
     return dataset
 
 
@@ -441,7 +442,7 @@ def read_all(dataset: VideoScoreDataset) -> None:
 def test_a_missing_frame_in_the_middle_of_a_clip_is_named(small: Path) -> None:
     (small / "01" / "00000051.jpg").unlink()
     message = broken(small, "--clip_frames", "103")
-    assert "mtl-aqa: 4 of 4 samples are not complete" in message
+    assert "mtl-aqa: 6 of 6 samples are not complete" in message
     assert f"the frame {small / '01' / '00000051.jpg'} is missing" in message
     assert f"scripts/check_data.py --dataset mtl-aqa --data_root {small}" in message
     assert "--skip_corrupt 1" in message

@@ -192,6 +192,21 @@ def test_what_is_no_range_is_refused(tree: Path, text: str) -> None:
         stream(tree, f"--score_range={text}")
 
 
+def test_a_score_range_that_training_scores_leave_is_refused_with_their_own(tree: Path) -> None:
+    scores = stream(tree).samples.train_targets
+    high = (scores.min() + scores.max()) / 2
+    words = f"{(scores > high).sum()} of {len(scores)} training scores .* go from {scores.min():g} to {scores.max():g}"
+    with pytest.raises(UsageError, match=words):
+        stream(tree, "--score_range", f"{scores.min()},{high}").describe()
+
+
+def test_equal_scores_make_no_grades(tree: Path) -> None:
+    dataset = stream(tree)
+    dataset.samples.train_targets = np.full_like(dataset.samples.train_targets, 7)
+    with pytest.raises(DataError, match=rf"every training sample has the score 7, which makes no {dataset.n_parts} "):
+        dataset.describe()
+
+
 def test_without_a_published_range_the_training_scores_give_it(tree: Path) -> None:
     dataset = stream(tree)
     train = [each.score for each in dataset.performances if each.part == "train"]
