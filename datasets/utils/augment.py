@@ -6,9 +6,11 @@ one draw for each sample (a clip's frames share it) from the generator of the Tr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 Operation = Callable[[Tensor, torch.Generator], Tensor]
@@ -47,7 +49,7 @@ class RandomCrop:
 
     def __call__(self, batch: Tensor, generator: torch.Generator) -> Tensor:
         pad = self.padding
-        padded = torch.nn.functional.pad(batch, (pad, pad, pad, pad)) if pad else batch
+        padded = F.pad(batch, (pad, pad, pad, pad)) if pad else batch
         height, width = padded.shape[-2:]
         n = len(batch)
         top = _draw(n, height - self.size + 1, batch, generator)
@@ -58,6 +60,38 @@ class RandomCrop:
         windows = padded.flatten(1, -3).unfold(2, self.size, 1).unfold(3, self.size, 1)
         cut = windows[torch.arange(n, device=batch.device), :, top, left]
         return cut.reshape(*batch.shape[:-2], self.size, self.size).contiguous()
+
+
+class RandomResizedCrop:
+    """Cut a random rectangle out of each image (B, C, H, W) and scale it to `size` x `size` (bilinear).
+
+    The rectangle has `scale` of the image's area and an aspect ratio in `ratio`, uniform in area and in the logarithm
+    of the ratio; what would leave the image is cut to its sides (C. Szegedy et al., Going deeper with convolutions,
+    CVPR 2015, section 6). uint8 stays uint8, rounded.
+    """
+
+    def __init__(
+        self, size: int, scale: tuple[float, float] = (0.08, 1.0), ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    ) -> None:
+        self.size, self.scale, self.ratio = size, scale, ratio
+
+    def __call__(self, batch: Tensor, generator: torch.Generator) -> Tensor:
+        height, width = batch.shape[-2:]
+        drawn = torch.rand(4, len(batch), generator=generator)
+        area = self.scale[0] + drawn[0] * (self.scale[1] - self.scale[0])
+        low, high = math.log(self.ratio[0]), math.log(self.ratio[1])
+        aspect = torch.exp(low + drawn[1] * (high - low))
+        # Shares of the sides; an image of another shape than a square has an aspect ratio of its own.
+        wide = (area * aspect * height / width).sqrt().clamp(max=1)
+        tall = (area / aspect * width / height).sqrt().clamp(max=1)
+        zero = torch.zeros_like(wide)
+        middle_x, middle_y = (2 * drawn[2] - 1) * (1 - wide), (2 * drawn[3] - 1) * (1 - tall)
+        rows = [wide, zero, middle_x], [zero, tall, middle_y]
+        theta = torch.stack([torch.stack(row, dim=1) for row in rows], dim=1).to(batch.device)
+        shape = [len(batch), batch.shape[1], self.size, self.size]
+        grid = F.affine_grid(theta, shape, align_corners=False)
+        cut = F.grid_sample(batch.float(), grid, padding_mode="border", align_corners=False)
+        return cut.round_().to(torch.uint8) if batch.dtype == torch.uint8 else cut
 
 
 class CenterCrop:

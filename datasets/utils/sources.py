@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -14,7 +18,9 @@ from torch import Tensor
 
 from utils.errors import DataError
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+# Decoded images of one part of a data set that are kept in memory; larger sets are read from their files each time.
+IN_MEMORY_BYTES = 2 * 1024**3
 # What Pillow raises for files that it cannot read.
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
@@ -77,10 +83,7 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
     try:
         return decode_image(path.read_bytes(), size)
     except UNREADABLE as error:
-        raise DataError(
-            f"cannot read the image {path}: {why_unreadable(error)}. "
-            "Restore the file, or leave such samples out with --skip_corrupt 1"
-        ) from error
+        raise _unreadable(path, error) from error
 
 
 def decode_image(content: bytes, size: tuple[int, int] | None = None) -> np.ndarray:
@@ -110,6 +113,138 @@ def why_unreadable(error: Exception) -> str:
     return "it is no image" if isinstance(error, UnidentifiedImageError) else str(error)
 
 
+def read_square(path: Path, size: int) -> np.ndarray:
+    """Decode an image file to (size, size, 3) uint8 RGB: its shorter side is scaled to `size`, the middle cut out.
+
+    Raises:
+        DataError: the file is missing, truncated or no image; it is named.
+    """
+    try:
+        with Image.open(io.BytesIO(path.read_bytes())) as image:
+            scale = size / min(image.size)
+            width, height = (max(size, round(length * scale)) for length in image.size)
+            # Lets the JPEG decoder skip detail that the resize would throw away.
+            image.draft("RGB", (width, height))
+            pixels = np.asarray(resized(image.convert("RGB"), (height, width)))
+    except UNREADABLE as error:
+        raise _unreadable(path, error) from error
+    top, left = (height - size) // 2, (width - size) // 2
+    return pixels[top : top + size, left : left + size]
+
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    return DataError(
+        f"cannot read the image {path}: {why_unreadable(error)}. "
+        "Restore the file, or leave such samples out with --skip_corrupt 1"
+    )
+
+
+class ImageFiles:
+    """Square images read from their files when they are asked for.
+
+    Args:
+        root: folder of the data set.
+        names: of the files, relative to `root`.
+        size: pixels of a side; see `read_square`.
+        skip_corrupt: leave out what cannot be read.
+    """
+
+    def __init__(self, root: Path, names: Sequence[str], size: int, skip_corrupt: bool) -> None:
+        self.root, self.names, self.size, self.skip_corrupt = root, list(names), size, skip_corrupt
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def read(self, indices: np.ndarray) -> tuple[Tensor, list[int], list[str]]:
+        out = np.empty((len(indices), 3, self.size, self.size), np.uint8)
+
+        def decode(position: int) -> str | None:
+            try:
+                image = read_square(self.root / self.names[indices[position]], self.size)
+            except DataError as error:
+                if not self.skip_corrupt:
+                    raise
+                return str(error)
+            out[position] = image.transpose(2, 0, 1)
+            return None
+
+        # Threads only where torch may use several: not in a loader's workers, which are many already.
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            outcomes = list(pool.map(decode, range(len(indices))))
+        kept = [position for position, problem in enumerate(outcomes) if problem is None]
+        problems = [problem for problem in outcomes if problem is not None]
+        return torch.from_numpy(out if len(kept) == len(out) else out[kept]), kept, problems
+
+    def fingerprint(self) -> str:
+        """Of every file its name below `root` and its size in bytes."""
+        sizes = [path.stat().st_size if path.exists() else -1 for path in map(self.root.joinpath, self.names)]
+        return digest(self.names, sizes)
+
+
+@dataclass
+class Images:
+    """What `open_images` makes of files: a source, the labels of its samples, and messages about files left out."""
+
+    source: TensorSource | ImageFiles
+    labels: np.ndarray
+    problems: list[str]
+
+
+def open_images(
+    root: Path, names: Sequence[str], labels: np.ndarray, size: int, skip_corrupt: bool, limit: int = IN_MEMORY_BYTES
+) -> Images:
+    """Square images in memory where they take at most `limit` bytes there, else read from their files each time.
+
+    Args:
+        root, names, size, skip_corrupt: as of `ImageFiles`.
+        labels: (n,) of the files.
+
+    Raises:
+        DataError: a file cannot be read now; on larger sets, when it is asked for.
+    """
+    files = ImageFiles(root, names, size, skip_corrupt)
+    if len(files) * 3 * size * size > limit:
+        return Images(files, labels, [])
+    data, kept, problems = files.read(np.arange(len(files)))
+    return Images(TensorSource(data), labels[kept], problems)
+
+
+def class_folders(root: Path) -> list[str]:
+    """Names of the folders in `root`, in alphabetical order.
+
+    Raises:
+        DataError: no such folder, or nothing in it.
+    """
+    if not root.is_dir():
+        raise DataError(f"no folder {root}")
+    names = sorted(folder.name for folder in root.iterdir() if folder.is_dir())
+    if not names:
+        raise DataError(f"{root} holds no class folders; expected {root}/<class>/<image>")
+    return names
+
+
+def images_of(root: Path, classes: Sequence[str], below: str = "") -> tuple[list[str], np.ndarray]:
+    """Image files of class folders, `root/<class>/<below>/<image>`, class by class, each in alphabetical order.
+
+    Returns:
+        (names relative to `root`, (n,) int64 positions in `classes`).
+
+    Raises:
+        DataError: a class without images.
+    """
+    names: list[str] = []
+    labels: list[int] = []
+    for label, name in enumerate(classes):
+        folder = root / name / below
+        files = os.listdir(folder) if folder.is_dir() else []
+        found = sorted(file for file in files if file.lower().endswith(IMAGE_SUFFIXES))
+        if not found:
+            raise _nothing_in(folder)
+        names += [str(Path(name, below, file)) for file in found]
+        labels += [label] * len(found)
+    return names, np.asarray(labels, dtype=np.int64)
+
+
 def read_image_folder(root: Path, size: int, skip_corrupt: bool) -> tuple[Tensor, np.ndarray, list[str], list[str]]:
     """Read a whole tree `root/<class>/<image>` of small images into memory.
 
@@ -120,27 +255,14 @@ def read_image_folder(root: Path, size: int, skip_corrupt: bool) -> tuple[Tensor
     Raises:
         DataError: no such folder, a class without images, or an unreadable file (unless `skip_corrupt`).
     """
-    if not root.is_dir():
-        raise DataError(f"no folder {root}")
-    names = sorted(folder.name for folder in root.iterdir() if folder.is_dir())
-    if not names:
-        raise DataError(f"{root} holds no class folders; expected {root}/<class>/<image>")
-    images: list[np.ndarray] = []
-    labels, problems = [], []
-    for label, name in enumerate(names):
-        n_before = len(images)
-        for path in sorted((root / name).iterdir()):
-            if path.suffix.lower() not in IMAGE_SUFFIXES:
-                continue
-            try:
-                images.append(read_image(path, (size, size)))
-            except DataError as error:
-                if not skip_corrupt:
-                    raise
-                problems.append(str(error))
-                continue
-            labels.append(label)
-        if len(images) == n_before:
-            raise DataError(f"the class folder {root / name} holds no readable image; remove it or complete the data")
-    data = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
-    return data, np.asarray(labels, dtype=np.int64), names, problems
+    names = class_folders(root)
+    files, labels = images_of(root, names)
+    data, kept, problems = ImageFiles(root, files, size, skip_corrupt).read(np.arange(len(files)))
+    lost = np.setdiff1d(labels, labels[kept])
+    if len(lost):
+        raise _nothing_in(root / names[lost[0]])
+    return data, labels[kept], names, problems
+
+
+def _nothing_in(folder: Path) -> DataError:
+    return DataError(f"the class folder {folder} holds no readable image; remove it or complete the data")

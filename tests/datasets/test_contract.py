@@ -19,16 +19,25 @@ from utils.errors import DataError, UsageError
 
 # One more way in which a stream reads its samples.
 OF_FEATURES = "aqa-manifest of features"
-NAMES = [*REGISTRY.modules(), OF_FEATURES]
-CLASS_STREAMS = ["seq-digits", "seq-cifar10"]
-SCORE_STREAMS = [name for name in NAMES if name not in CLASS_STREAMS]
+# Parts of other streams' samples; tests/datasets/test_long_tail.py is about them.
+LONG_TAILED = {"cifar10-lt", "cifar100-lt", "seq-cifar100-lt"}
+NAMES = [*sorted({*REGISTRY.modules()} - LONG_TAILED), OF_FEATURES]
+CLASS_STREAMS = ["image-folder", "seq-cifar10", "seq-digits", "seq-mnist"]  # of ten classes
+MANY_CLASSES = ["seq-cifar100", "seq-tinyimg"]
+DOMAIN_STREAMS = ["perm-digits", "perm-mnist", "rot-digits", "rot-mnist"]
+WITHOUT_TASKS = ["digits-360", "mnist-360"]
+ALL_CLASS_STREAMS = [*CLASS_STREAMS, *MANY_CLASSES, *DOMAIN_STREAMS, *WITHOUT_TASKS]
+SCORE_STREAMS = [name for name in NAMES if name not in ALL_CLASS_STREAMS]
 # Their samples are standardised when they are read, or not at all.
-AS_READ = {"jigsaws", OF_FEATURES}
+AS_READ = {"jigsaws", "mnist-360", "perm-mnist", "rot-mnist", "seq-mnist", OF_FEATURES}
+# What torchvision downloads where it is absent.
+DOWNLOADED = {"mnist-360", "perm-mnist", "rot-mnist", "seq-cifar10", "seq-cifar100", "seq-mnist"}
 # Streams that scale by the training scores, which test scores may leave.
 TRAINING_RANGE = {"aqa-manifest", "finediving", "logo", OF_FEATURES}
 Build = Callable[..., ContinualDataset]
 Options = Callable[[str], list[str]]
 every_stream = pytest.mark.parametrize("name", NAMES)
+every_stream_of_tasks = pytest.mark.parametrize("name", [name for name in NAMES if name not in WITHOUT_TASKS])
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +47,7 @@ def options(tmp_path_factory: pytest.TempPathFactory) -> Options:
 
     def of(name: str) -> list[str]:
         if name not in built:
-            built[name] = ["--dataset", name]
+            built[name] = ["--dataset", name, *trees.OPTIONS.get(name, [])]
             if name in trees.TREES:
                 built[name] = trees.options(name, trees.TREES[name](tmp_path_factory.mktemp(name)))
             if name == OF_FEATURES:
@@ -56,6 +65,8 @@ def build(options: Options) -> Build:
 
     def make(name: str, *words: str, batch_size: int = 64) -> ContinualDataset:
         dataset = get_dataset(parse_args([*options(name), "--batch_size", str(batch_size), *words]))
+        if name in (*DOMAIN_STREAMS, *WITHOUT_TASKS):  # whose samples depend on the options
+            return dataset
         if name not in read:
             read[name] = dataset.load_samples()
         dataset.load_samples = lambda: read[name]
@@ -73,8 +84,9 @@ def everything(source: Source) -> torch.Tensor:
 
 
 def test_every_stream_takes_part() -> None:
-    assert {*CLASS_STREAMS, *SCORE_STREAMS} == {*NAMES}
-    assert {*trees.TREES, "aqa7-mini", "seq-digits", "uiprmd"} == {*REGISTRY.modules()}
+    assert {*ALL_CLASS_STREAMS, *SCORE_STREAMS} == {*NAMES}
+    shipped = {"aqa7-mini", "digits-360", "perm-digits", "rot-digits", "seq-digits", "uiprmd"}
+    assert {*trees.TREES} | shipped | LONG_TAILED == {*REGISTRY.modules()}
 
 
 @every_stream
@@ -95,7 +107,7 @@ def test_attributes_are_known_before_any_data_is_read(options: Options, name: st
     assert dataset.get_minibatch_size() == args.batch_size
 
 
-@pytest.mark.parametrize("name", sorted({*trees.TREES} - {"seq-cifar10"}))  # which would be downloaded
+@pytest.mark.parametrize("name", sorted({*trees.TREES} - DOWNLOADED))
 def test_absent_data_is_an_error_that_says_how_to_get_it(options: Options, tmp_path: Path, name: str) -> None:
     words = options(name)
     words[words.index("--data_root") + 1] = str(tmp_path / "nowhere")
@@ -190,7 +202,7 @@ def test_evaluation_inputs_are_normalised_and_nothing_else(build: Build, name: s
         assert torch.equal(shown, dataset.get_normalization_transform()(raw))
 
 
-@every_stream
+@every_stream_of_tasks
 def test_the_same_seed_gives_the_same_batches_and_another_seed_another_order(build: Build, name: str) -> None:
     def passes(seed: str) -> list[list[torch.Tensor]]:
         # The second task: a base session is larger than it need be here.
@@ -255,7 +267,7 @@ def test_a_validation_share_too_small_for_a_sample_is_refused(build: Build, name
         build(name, "--validation", "0.01").get_data_loaders()
 
 
-@every_stream
+@every_stream_of_tasks
 @pytest.mark.parametrize("n_tasks", [1, 2, 3])
 def test_the_number_of_tasks_can_be_chosen(build: Build, name: str, n_tasks: int) -> None:
     dataset = build(name, "--n_tasks", str(n_tasks))
@@ -264,7 +276,7 @@ def test_the_number_of_tasks_can_be_chosen(build: Build, name: str, n_tasks: int
     assert np.array_equal(np.sort(np.concatenate(dataset.split.train)), np.arange(len(dataset.samples.train)))
 
 
-@every_stream
+@every_stream_of_tasks
 @pytest.mark.parametrize(
     ("words", "positions"),
     [
@@ -281,7 +293,7 @@ def test_tasks_arrive_in_the_order_asked_for(build: Build, name: str, words: lis
         assert np.array_equal(dataset.split.test[task], ascending.split.test[position])
 
 
-@every_stream
+@every_stream_of_tasks
 def test_a_random_order_depends_on_the_seed_alone(build: Build, name: str) -> None:
     def order(seed: int) -> list[bytes]:
         return [part.tobytes() for part in build(name, "--task_order", "random", "--seed", str(seed)).split.train]
@@ -291,14 +303,14 @@ def test_a_random_order_depends_on_the_seed_alone(build: Build, name: str) -> No
     assert sorted(order(1)) == sorted(part.tobytes() for part in build(name).split.train)
 
 
-@every_stream
+@every_stream_of_tasks
 @pytest.mark.parametrize("order", ["1,2", "0,1,2,3,4", "1,1,2,3,4", "1,2,3,4,6"])
 def test_an_order_that_does_not_name_every_task_once_is_refused(build: Build, name: str, order: str) -> None:
     with pytest.raises(UsageError, match=r"--custom_task_order must name each of the tasks 1\.\.5 once"):
         build(name, "--custom_task_order", order).describe()
 
 
-@every_stream
+@every_stream_of_tasks
 def test_a_stream_restored_from_its_state_goes_on_alike(build: Build, name: str) -> None:
     dataset = build(name)
     dataset.get_data_loaders()

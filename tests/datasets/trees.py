@@ -7,7 +7,9 @@ A frame's upper half is grey of one value, its lower half of another. JPEG keeps
 from __future__ import annotations
 
 import csv
+import gzip
 import pickle
+import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -329,15 +331,63 @@ def jigsaws(root: Path, n_trials: int = 16) -> Path:
     return root
 
 
-def cifar10(root: Path, n_train: int = 8, n_test: int = 4) -> Path:
-    """`train/<class>/0000.png`, `test/<class>/0000.png`: random pictures."""
+def image_folders(root: Path, parts: dict[str, int], names: Sequence[str], size: tuple[int, int]) -> Path:
+    """`<part>/<class>/0000.png`: random pictures of `size` = (width, height), so many of every class in each part."""
     rng = np.random.default_rng(0)
-    for part, n in (("train", n_train), ("test", n_test)):
-        for label in range(10):
-            folder = root / part / f"class{label}"
+    for part, n in parts.items():
+        for name in names:
+            folder = root / part / name
             folder.mkdir(parents=True)
             for i in range(n):
-                Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(folder / f"{i:04d}.png")
+                pixels = rng.integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{i:04d}.png")
+    return root
+
+
+def cifar(root: Path, n_classes: int, n_train: int, n_test: int) -> Path:
+    names = [f"class{label:02d}" for label in range(n_classes)]
+    return image_folders(root, {"train": n_train, "test": n_test}, names, (32, 32))
+
+
+def write_idx(path: Path, values: np.ndarray) -> None:
+    """An array of bytes in MNIST's format; compressed if the name ends in .gz."""
+    content = struct.pack(f">HBB{values.ndim}I", 0, 8, values.ndim, *values.shape) + values.tobytes()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+
+
+def mnist(root: Path, n_train: int = 12, n_test: int = 6, suffix: str = ".gz") -> Path:
+    """The four files, with so many black and white pictures of each class, classes in turn."""
+    rng = np.random.default_rng(0)
+    for part, n in (("train", n_train), ("t10k", n_test)):
+        write_idx(root / f"{part}-images-idx3-ubyte{suffix}", 255 * rng.integers(0, 2, (10 * n, 28, 28), np.uint8))
+        write_idx(root / f"{part}-labels-idx1-ubyte{suffix}", np.arange(10 * n, dtype=np.uint8) % 10)
+    return root
+
+
+def tiny_imagenet(root: Path, n_train: int = 2, n_test: int = 1) -> Path:
+    """`tiny-imagenet-200` as in the official archive, classes of the validation images mixed.
+
+    The upper half of an image has its class for its grey, the lower half 50 * i in training, 200 + i in validation.
+    """
+    folder = root / "tiny-imagenet-200"
+    classes = [f"n{label:08d}" for label in range(200)]
+
+    def write(path: Path, upper: int, lower: int) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.full((64, 64), upper, np.uint8)
+        pixels[32:] = lower
+        Image.fromarray(pixels).save(path, quality=95)
+
+    lines = []
+    for label, name in enumerate(classes):
+        for i in range(n_train):
+            write(folder / "train" / name / "images" / f"{name}_{i}.JPEG", label, 50 * i)
+    for i in range(200 * n_test):
+        label = 7 * i % 200
+        write(folder / "val" / "images" / f"val_{i}.JPEG", label, 200 + i // 200)
+        lines.append(f"val_{i}.JPEG\t{classes[label]}\t0\t0\t62\t62\n")
+    (folder / "val" / "val_annotations.txt").write_text("".join(lines))
     return root
 
 
@@ -350,11 +400,23 @@ TREES: dict[str, Callable[[Path], Path]] = {
     "logo": logo,
     "mtl-aqa": mtl_aqa,
     "rg": rg,
-    "seq-cifar10": cifar10,
+    "image-folder": lambda root: image_folders(root, {"train": 8, "val": 4}, list("jihgfedcba"), (50, 40)),
+    "mnist-360": mnist,
+    "perm-mnist": mnist,
+    "rot-mnist": mnist,
+    "seq-cifar10": lambda root: cifar(root, 10, 8, 4),
+    "seq-cifar100": lambda root: cifar(root, 100, 3, 1),
+    "seq-mnist": mnist,
+    "seq-tinyimg": tiny_imagenet,
     "unlv-dive": unlv_dive,
 }
 VIDEO_STREAMS = ("aqa-manifest", "aqa7", "finediving", "logo", "mtl-aqa", "rg", "unlv-dive")
-OPTIONS = {name: [*SMALL, "--n_tasks", "5"] for name in VIDEO_STREAMS}
+OPTIONS = {
+    **{name: [*SMALL, "--n_tasks", "5"] for name in VIDEO_STREAMS},
+    **{f"{change}-{images}": ["--n_tasks", "5"] for change in ("perm", "rot") for images in ("digits", "mnist")},
+    **{name: ["--n_tasks", "5"] for name in ("seq-cifar100", "seq-tinyimg")},
+    "image-folder": ["--n_tasks", "5", "--image_size", "28"],
+}
 
 
 def options(name: str, root: Path) -> list[str]:

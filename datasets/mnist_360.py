@@ -1,0 +1,99 @@
+"""A stream without tasks: digits that turn slowly while one class after the other gives way to the next."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from datasets.utils import scenarios
+from datasets.utils.continual_dataset import ContinualDataset, Samples
+from datasets.utils.image_changes import TurnedSource, equal_angles, turning_pairs
+from datasets.utils.image_sets import DigitImages, MNISTImages
+from datasets.utils.scenarios import Split
+from utils.args import positive
+from utils.conf import derive_seed
+from utils.errors import UsageError
+
+
+class Turning(ContinualDataset):
+    """Digits 0 to 8, two neighbouring ones at a time, in three rounds; nothing tells a method when a digit is replaced.
+
+    The stream is one task, in a fixed order: `begin_task` and `end_task` are called once, before and after all of it.
+    Every image is shown once, at an angle that grows from 0 to 360 degrees over the stream, so digits come back
+    looking otherwise. Test images are turned by evenly spread angles. A 9 is a turned 6 and left out.
+
+    Source: the protocol of MNIST-360, P. Buzzega et al., Dark experience for general continual learning, NeurIPS 2020,
+    section 4.1, which says that angles increase; by how much is ours.
+    """
+
+    SETTING = "general-continual"
+    N_TASKS = 1
+    N_CLASSES = 9
+    SHUFFLED = False
+    INTERPOLATION: str
+
+    def __init__(self, args: Namespace) -> None:
+        if (getattr(args, "n_tasks", None) or 1) != 1:
+            raise UsageError(f"--n_tasks {args.n_tasks}: {self.NAME} is one stream without tasks; leave --n_tasks out")
+        self.N_CLASSES_PER_TASK = self.N_CLASSES
+        super().__init__(args)
+
+    @staticmethod
+    def get_parser(parser: ArgumentParser) -> ArgumentParser:
+        parser.add_argument("--rounds", type=positive, default=3, help="how often every pair of digits comes")
+        parser.add_argument(
+            "--max_samples_per_class", type=positive, help="train on the first N images of every class (default: all)"
+        )
+        return parser
+
+    def load_samples(self) -> Samples:
+        samples = super().load_samples()
+        limit = getattr(self.args, "max_samples_per_class", None)
+        labels = samples.train_targets
+        chosen = np.arange(len(labels)) if limit is None else scenarios.first_per_class(labels, limit)
+        seed = derive_seed(getattr(self.args, "seed", 0), "pairs")
+        order, degrees = turning_pairs(labels[chosen], self.N_CLASSES, self.args.rounds, seed)
+        order = chosen[order]
+        tested = np.flatnonzero(samples.test_targets < self.N_CLASSES)
+        test_degrees = np.zeros(len(tested))
+        for label in range(self.N_CLASSES):
+            of_class = samples.test_targets[tested] == label
+            test_degrees[of_class] = equal_angles(int(of_class.sum()))
+        return Samples(
+            train=TurnedSource(samples.train, order, degrees, self.INTERPOLATION),
+            test=TurnedSource(samples.test, tested, test_degrees, self.INTERPOLATION),
+            train_targets=labels[order],
+            test_targets=samples.test_targets[tested],
+            names=samples.names[: self.N_CLASSES],
+        )
+
+    def make_split(self, samples: Samples) -> Split:
+        scenarios.task_order(1, custom=getattr(self.args, "custom_task_order", None))
+        return Split([np.arange(len(samples.train))], [np.arange(len(samples.test))], ["stream"])
+
+    @property
+    def class_names(self) -> list[str]:
+        return self.samples.names
+
+    def convert_targets(self, targets: np.ndarray, difficulty: np.ndarray | None = None) -> Tensor:
+        return torch.from_numpy(targets)
+
+    def get_loss(self) -> Callable[[Tensor, Tensor], Tensor]:
+        return F.cross_entropy
+
+
+class MNIST360(Turning, MNISTImages):
+    """MNIST-360 from MNIST's files."""
+
+    NAME = "mnist-360"
+
+
+class Digits360(Turning, DigitImages):
+    """The same protocol on scikit-learn's digits; nothing to download."""
+
+    NAME = "digits-360"
