@@ -16,17 +16,24 @@ WRAPPERS = ("state_dict", "model_state", "model", "net")
 PREFIXES = ("module.", "net.", "backbone.", "encoder.")
 # What files are recognised by: an entry that only this network has, and the kernel size (the shape from the third axis
 # on) of that entry where the name alone does not tell.
+RESNETS = "a ResNet of torchvision for images (--backbone resnet18, resnet34 or resnet50, with --stem imagenet)"
 SIGNATURES: tuple[tuple[str, tuple[int, ...] | None, str], ...] = (
     (r"mixed_3b\.", None, "I3D (--backbone i3d)"),
     (r"conv5b\.weight|features\.18\.weight", (3, 3, 3), "C3D (--backbone c3d)"),
     (r"layer1\.0\.conv1\.0\.0\.weight", (1, 3, 3), "R(2+1)D-18 (--backbone r2plus1d-18)"),
     (r"layer2\.0\.conv1\.0\.weight", (3, 3, 3), "R3D-18 (--backbone r3d-18)"),
     (r"layer2\.0\.conv1\.0\.weight", (1, 3, 3), "MC3-18 (--backbone mc3-18)"),
+    (r"layers\.0\.0\.conv3\.weight", None, "this framework's ResNet-50 (--backbone resnet50)"),
+    (r"layers\.0\.4\.conv1\.weight", None, "this framework's ResNet-32 (--backbone resnet32)"),
+    (r"layers\.2\.5\.conv1\.weight", None, "this framework's ResNet-34 (--backbone resnet34)"),
     (r"layers\.0\.0\.conv1\.weight", (3, 3), "this framework's ResNet-18 (--backbone resnet18)"),
+    (r"features\.1\.0\.block\.0\.0\.weight", None, "EfficientNet (--backbone efficientnet-b0)"),
+    (r"features\.1\.0\.attn\.qkv\.weight", None, "a Swin transformer (--backbone swin-t)"),
+    (r"(encoder\.)?layers\.encoder_layer_0\.", None, "a vision transformer (--backbone vit-b16)"),
     (r"layers\.0\.0\.weight", (5,), "this framework's temporal network (--backbone temporal)"),
     (r"layers\.0\.residual\.0\.weight", (), "this framework's trunk for features (--backbone clip-features)"),
     (r"layers\.0\.weight", (), "this framework's MLP (--backbone mlp)"),
-    (r"layer1\.0\.conv1\.weight", None, "a ResNet of torchvision for images"),
+    (r"layer1\.0\.conv1\.weight", None, RESNETS),
     (r"(base_model\.)?layer1\.0\.conv1\.net\.weight", (3, 3), "a TSM ResNet"),
     (r"blocks\.0\.conv\.conv_t\.weight", None, "X3D"),
     (r"visual\.(class_embedding|conv1\.weight)", None, "CLIP"),
@@ -72,8 +79,12 @@ def load_weights(network: nn.Module, path: Path) -> LoadReport:
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise DataError(f"cannot read the weights {path}: {error.strerror or error}") from error
     except Exception as error:  # torch's reader meets a file of another kind with almost any exception
-        raise DataError(f"cannot read the weights {path}: {type(error).__name__}: {error}") from error
+        raise DataError(
+            f"cannot read the weights {path}: damaged, or no PyTorch checkpoint ({type(error).__name__}: {error})"
+        ) from error
     entries = _state_dict(content, path)
     stripped = {_strip(key): value for key, value in entries.items()}
     state = getattr(network, "rename_keys", dict)(stripped)

@@ -12,12 +12,17 @@ from utils.errors import TrainingError, UsageError
 
 NAMES = list(REGISTRY.modules())  # every file of the folder; not what other tests register at run time
 CLIP_BACKBONES = ["c3d", "i3d", "mc3-18", "r2plus1d-18", "r3d-18"]
+IMAGE_BACKBONES = ["efficientnet-b0", "resnet18", "resnet32", "resnet34", "resnet50", "swin-t", "vit-b16"]
+# They bring 8x8 images down to one value, of which there are no batch statistics.
+TO_ONE_PIXEL = [(name, (1, 8, 8)) for name in ("resnet18", "resnet34", "resnet50")]
 N_CLASSES = 5
 BATCH = 3
 # Shapes of the streams: digits, CIFAR-10, UI-PRMD, JIGSAWS (or features of windows), rendered dives, several windows.
 SHAPES = [(1, 8, 8), (3, 32, 32), (4, 60), (76, 128), (3, 16, 56, 56), (3, 18, 40, 40)]
 UNFIT = [
-    *[("resnet18", shape) for shape in [(7,), (4, 60), (3, 16, 56, 56)]],
+    *[(name, shape) for name in IMAGE_BACKBONES for shape in [(7,), (4, 60), (3, 16, 56, 56)]],
+    *[(name, (1, 8, 8)) for name in ("efficientnet-b0", "swin-t", "vit-b16")],
+    ("vit-b16", (3, 32, 48)),
     *[("temporal", shape) for shape in [(7,), (3, 32, 32), (3, 16, 56, 56)]],
     *[(name, shape) for name in CLIP_BACKBONES for shape in [(7,), (4, 60), (3, 32, 32)]],
     *[("clip-features", shape) for shape in [(7,), (3, 32, 32), (3, 16, 56, 56)]],
@@ -51,7 +56,7 @@ every_backbone = pytest.mark.parametrize(("name", "shape"), FITTING)
 
 def test_every_backbone_fits_some_stream() -> None:
     assert {name for name, _ in FITTING} == set(NAMES)
-    assert {*CLIP_BACKBONES, "clip-features", "mlp", "resnet18", "temporal"} <= set(NAMES)
+    assert {*CLIP_BACKBONES, *IMAGE_BACKBONES, "clip-features", "mlp", "temporal"} <= set(NAMES)
 
 
 @every_backbone
@@ -97,19 +102,30 @@ def test_a_batch_of_one_is_evaluated_as_in_a_larger_batch(name: str, shape: tupl
         torch.testing.assert_close(network(x[:1]), network(x)[:1], rtol=1e-4, atol=1e-5)
 
 
-# ResNet-18 brings 8x8 images down to one value, of which there are no batch statistics; the next test is about it.
-@pytest.mark.parametrize(("name", "shape"), [each for each in FITTING if each != ("resnet18", (1, 8, 8))])
+@pytest.mark.parametrize(("name", "shape"), [each for each in FITTING if each not in TO_ONE_PIXEL])
 def test_a_batch_of_one_can_be_trained_on(name: str, shape: tuple[int, ...]) -> None:
     network = build(name, shape).train()
     network(batch_of(shape, n=1)).sum().backward()
     assert all(torch.isfinite(parameter.grad).all() for parameter in network.parameters())
 
 
-def test_resnet18_refuses_to_train_on_one_tiny_image_and_says_why() -> None:
-    network = build("resnet18", (1, 8, 8)).train()
+@pytest.mark.parametrize(
+    ("name", "shape", "options"),
+    [
+        *[(name, shape, {}) for name, shape in TO_ONE_PIXEL],
+        ("resnet32", (1, 4, 4), {}),
+        ("resnet18", (3, 32, 32), {"stem": "imagenet"}),
+        ("efficientnet-b0", (3, 32, 32), {"stem": "imagenet"}),
+    ],
+)
+def test_one_image_that_comes_down_to_one_pixel_is_not_trained_on(
+    name: str, shape: tuple[int, ...], options: dict[str, object]
+) -> None:
+    network = build(name, shape, **options).train()
     with pytest.raises(TrainingError, match="--batch_size"):
-        network(batch_of((1, 8, 8), n=1))
-    assert network.eval()(batch_of((1, 8, 8), n=1)).shape == (1, N_CLASSES)
+        network(batch_of(shape, n=1))
+    network(batch_of(shape, n=2))
+    assert network.eval()(batch_of(shape, n=1)).shape == (1, N_CLASSES)
 
 
 @every_backbone

@@ -246,7 +246,8 @@ def test_the_backbone_weights_option_loads_and_prints_the_report(
 
 SMALL = {
     "mlp": (1, 8, 8),
-    "resnet18": (3, 32, 32),
+    **dict.fromkeys(("resnet18", "resnet32", "resnet34", "resnet50"), (3, 32, 32)),
+    **dict.fromkeys(("efficientnet-b0", "swin-t", "vit-b16"), (3, 32, 32)),
     "temporal": (4, 60),
     "clip-features": (4, 10),
     **dict.fromkeys(("c3d", "i3d", "mc3-18", "r2plus1d-18", "r3d-18"), (3, 8, 40, 40)),
