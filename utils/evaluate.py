@@ -26,12 +26,14 @@ class Predictions:
         outputs: (n, num_outputs) float32: logits, or scores in the data set's own unit.
         truth: (n,) labels in order of arrival, or scores in the data set's own unit.
         classes: (first, end) classes of the task.
+        train_counts: (C,) training samples of every class of the stream, where it has a long tail.
     """
 
     task: int
     outputs: np.ndarray
     truth: np.ndarray
     classes: tuple[int, int]
+    train_counts: np.ndarray | None = None
 
 
 @torch.no_grad()
@@ -70,28 +72,49 @@ def predict(model: ContinualModel, dataset: ContinualDataset, task: int) -> Pred
         values = dataset.to_scores(values, None if data.difficulty is None else data.difficulty[shown])
         # Back from the labels, scores would be rounded, and equal ones no longer be equal.
         values, targets = values.astype(np.float32), data.scores[shown]
-    return Predictions(task, values, targets, dataset.evaluation_offsets(task))
+    is_long_tailed = getattr(dataset, "is_long_tailed", False)
+    counts = np.asarray(dataset.cls_num_list) if is_long_tailed else None  # type: ignore[attr-defined]
+    return Predictions(task, values, targets, dataset.evaluation_offsets(task), counts)
 
 
-def class_figures(predictions: list[Predictions], n_seen_classes: int) -> dict[str, Any]:
+def class_figures(predictions: list[Predictions], n_seen_classes: int, with_task_il: bool = True) -> dict[str, Any]:
     """Accuracies in percent from one pass over the logits.
 
     Class-IL takes the largest logit among all classes seen so far, task-IL among the classes of the sample's own task.
 
+    Args:
+        with_task_il: False where all tasks share their classes, and the two are one.
+
     Returns:
-        class_il, task_il: one per task; class_il_mean, task_il_mean: over tasks.
+        class_il, task_il: one per task; class_il_mean, task_il_mean: over tasks. Class-IL over classes, whatever their
+        task: acc_bal, mean accuracy; acc_worst, lowest accuracy; macro_f1. Where the training data has a long tail,
+        acc_many, acc_med and acc_few: mean accuracy of the classes with more than 100, 20 to 100, and fewer than 20
+        training samples.
     """
     class_il, task_il = [], []
     for part in predictions:
         first, end = part.classes
         class_il.append(metrics.accuracy(part.outputs[:, :n_seen_classes].argmax(1), part.truth))
         task_il.append(metrics.accuracy(first + part.outputs[:, first:end].argmax(1), part.truth))
-    return {
-        "class_il": class_il,
-        "task_il": task_il,
-        "class_il_mean": metrics.nan_mean(class_il),
-        "task_il_mean": metrics.nan_mean(task_il),
+    figures = {"class_il": class_il, "class_il_mean": metrics.nan_mean(class_il)}
+    figures |= {"task_il": task_il, "task_il_mean": metrics.nan_mean(task_il)} if with_task_il else {}
+    return figures | _figures_by_class(predictions, n_seen_classes)
+
+
+def _figures_by_class(predictions: list[Predictions], n_seen_classes: int) -> dict[str, float]:
+    predicted = np.concatenate([part.outputs[:, :n_seen_classes].argmax(1) for part in predictions])
+    truth = np.concatenate([part.truth for part in predictions])
+    recall = metrics.recalls(predicted, truth, n_seen_classes)
+    figures = {
+        "acc_bal": metrics.nan_mean(recall),
+        "acc_worst": float(np.nanmin(recall)),
+        "macro_f1": metrics.macro_f1(predicted, truth),
     }
+    counts = predictions[0].train_counts
+    if counts is not None:
+        groups = metrics.shot_accuracies(recall, counts[:n_seen_classes])
+        figures |= {f"acc_{name}": value for name, value in groups.items()}
+    return figures
 
 
 def score_figures(predictions: list[Predictions], score_range: tuple[float, float]) -> dict[str, Any]:

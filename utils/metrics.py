@@ -40,6 +40,38 @@ def accuracy(predicted: ArrayLike, truth: ArrayLike) -> float:
     return float(100 * np.mean(predicted == truth)) if truth.size else float("nan")
 
 
+def recalls(predicted: ArrayLike, truth: ArrayLike, n_classes: int) -> NDArray[np.float64]:
+    """(n_classes,) accuracy on the samples of each class, in percent; NaN for a class without samples."""
+    predicted, truth = np.asarray(predicted), np.asarray(truth)
+    n = np.bincount(truth, minlength=n_classes).astype(np.float64)
+    right = np.bincount(truth[predicted == truth], minlength=n_classes)
+    return 100 * right / np.where(n > 0, n, np.nan)
+
+
+def macro_f1(predicted: ArrayLike, truth: ArrayLike) -> float:
+    """Mean over the classes that occur, as truth or as prediction, of 2 TP / (2 TP + FP + FN), in percent."""
+    predicted, truth = np.asarray(predicted), np.asarray(truth)
+    n = 1 + max(predicted.max(initial=-1), truth.max(initial=-1))
+    right, said, true = (np.bincount(v, minlength=n) for v in (truth[predicted == truth], predicted, truth))
+    occurs = said + true > 0
+    return nan_mean(100 * 2 * right[occurs] / (said + true)[occurs])
+
+
+def shot_accuracies(recall: ArrayLike, counts: ArrayLike) -> dict[str, float]:
+    """Means of the accuracies of the classes with many (> 100), a medium number of (20 to 100) and few (< 20) training
+    samples; NaN for a group without a class.
+
+    Args:
+        recall: (C,) accuracy on each class; NaN where unmeasured, which leaves the class out.
+        counts: (C,) training samples.
+
+    Source: Z. Liu et al., Large-scale long-tailed recognition in an open world, CVPR 2019.
+    """
+    recall, counts = np.asarray(recall, dtype=np.float64), np.asarray(counts)
+    groups = {"many": counts > 100, "med": (20 <= counts) & (counts <= 100), "few": counts < 20}
+    return {name: nan_mean(recall[group]) for name, group in groups.items()}
+
+
 def srcc(predicted: ArrayLike, truth: ArrayLike) -> float:
     """Spearman's rank correlation: Pearson correlation of average ranks, in [-1, 1].
 

@@ -10,6 +10,9 @@ import numpy as np
 from utils import metrics
 from utils.evaluate import Predictions, class_figures, predict, score_figures
 
+# Settings whose tasks share all classes: there is no task-IL accuracy beside the one.
+SHARED_SETTINGS = ("domain-il", "general-continual")
+
 if TYPE_CHECKING:
     from datasets.utils.continual_dataset import ContinualDataset
     from models.utils.continual_model import ContinualModel
@@ -20,15 +23,17 @@ class Results:
 
     Attributes:
         sessions: figures of every session so far, by name.
-        matrices: for each per-task metric ("class_il" and "task_il", or "srcc") its R, (sessions, tasks), NaN where
-            unmeasured. On score streams the row of session t also has the next task, measured before it is learnt.
+        matrices: for each per-task metric ("class_il" and "task_il", "class_il" alone where all tasks share their
+            classes, or "srcc") its R, (sessions, tasks), NaN where unmeasured. On score streams the row of session t
+            also has the next task, measured before it is learnt.
         untrained: r0, the per-task metric of the untrained model; score streams only.
     """
 
     def __init__(self, dataset: ContinualDataset) -> None:
         self.dataset = dataset
         self.is_score = hasattr(dataset, "to_scores")
-        self.per_task = ("srcc",) if self.is_score else ("class_il", "task_il")
+        class_metrics = ("class_il",) if dataset.SETTING in SHARED_SETTINGS else ("class_il", "task_il")
+        self.per_task = ("srcc",) if self.is_score else class_metrics
         self.main = self.per_task[0]
         self.sessions: list[dict[str, Any]] = []
         self.matrices: dict[str, list[list[float]]] = {}
@@ -94,4 +99,4 @@ class Results:
     def _figures(self, predictions: list[Predictions], n_seen_classes: int) -> dict[str, Any]:
         if self.is_score:
             return score_figures(predictions, self.dataset.score_range)  # type: ignore[attr-defined]
-        return class_figures(predictions, n_seen_classes)
+        return class_figures(predictions, n_seen_classes, "task_il" in self.per_task)

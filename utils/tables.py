@@ -14,6 +14,12 @@ if TYPE_CHECKING:
 HEADLINES = {
     "class_il_mean": "class-IL accuracy, mean over tasks [%]",
     "task_il_mean": "task-IL accuracy, mean over tasks [%]",
+    "acc_bal": "class-IL accuracy, mean over classes [%]",
+    "acc_many": "class-IL accuracy, classes of more than 100 training samples [%]",
+    "acc_med": "class-IL accuracy, classes of 20 to 100 training samples [%]",
+    "acc_few": "class-IL accuracy, classes of fewer than 20 training samples [%]",
+    "acc_worst": "class-IL accuracy, worst class [%]",
+    "macro_f1": "macro-averaged F1 [%]",
     "class_il_forgetting": "class-IL forgetting [points]",
     "class_il_bwt": "class-IL backward transfer [points]",
     "task_il_forgetting": "task-IL forgetting [points]",
@@ -83,7 +89,9 @@ def task_matrix(results: Results, name: str | None = None) -> str:
 def summary_table(results: Results) -> str:
     """The headline figures, one a line."""
     figures = results.summary()
-    rows = [[title, number(figures[key])] for key, title in HEADLINES.items() if key in figures]
+    # Where tasks share all classes there is only one accuracy.
+    prefix = "" if "task_il" in results.per_task else "class-IL "
+    rows = [[title.removeprefix(prefix), number(figures[key])] for key, title in HEADLINES.items() if key in figures]
     return text_table(["figure", "value"], rows)
 
 

@@ -11,37 +11,44 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from datasets.utils import scenarios
+from datasets.utils import long_tail, scenarios
 from datasets.utils.continual_dataset import ContinualDataset, Samples
 from datasets.utils.scenarios import Split
-from utils.args import int_list, positive, true_or_false
+from utils.args import int_list, not_negative, positive, share, true_or_false
+from utils.class_heads import add_class_head_args
+from utils.class_losses import ClassLoss, add_class_loss_args
 from utils.conf import derive_seed
 from utils.errors import DataError, UsageError
+from utils.second_stage import add_second_stage_args
 
 
 class ClassDataset(ContinualDataset):
-    """A stream of classes: task t brings classes get_offsets(t), relabelled in their order of arrival."""
+    """A stream of classes: task t brings classes get_offsets(t), relabelled in their order of arrival.
+
+    With --imb_factor its training data has a long tail: class i of the original order, not of that of arrival, keeps a
+    share of its samples (`long_tail.class_sizes`), the same samples with every seed. Test data stays as it is.
+
+    With --base_classes the first task has that many classes, and the others are divided among --n_tasks tasks after it.
+    """
 
     SETTING = "class-il"
 
     def __init__(self, args: Namespace) -> None:
         n_tasks = getattr(args, "n_tasks", None) or type(self).N_TASKS
-        if not 1 <= n_tasks <= self.N_CLASSES:
-            raise UsageError(f"--n_tasks {n_tasks}: {self.NAME} has {self.N_CLASSES} classes, a task needs one")
-        sizes = [len(part) for part in np.array_split(np.arange(self.N_CLASSES), n_tasks)]
-        seed = getattr(args, "seed", 0)
-        classes = scenarios.class_order(
-            self.N_CLASSES,
-            permute=getattr(args, "permute_classes", False),
-            custom=getattr(args, "custom_class_order", None),
-            seed=derive_seed(seed, "class order"),
-        )
-        blocks = np.split(classes, np.cumsum(sizes)[:-1])
+        base = getattr(args, "base_classes", None) or 0
+        n_divided = self.N_CLASSES - base
+        if not 1 <= n_tasks <= n_divided:
+            rest = f"; --base_classes {base} leaves {max(n_divided, 0)} for the tasks after the first" if base else ""
+            raise UsageError(f"--n_tasks {n_tasks}: {self.NAME} has {self.N_CLASSES} classes, a task needs one{rest}")
+        sizes = [base] * (base > 0) + [len(part) for part in np.array_split(np.arange(n_divided), n_tasks)]
+        n_tasks = len(sizes)
+        blocks = np.split(self.arrange_classes(args), np.cumsum(sizes)[:-1])
         order = scenarios.task_order(
             n_tasks,
             getattr(args, "task_order", "ascending"),
             getattr(args, "custom_task_order", None),
-            derive_seed(seed, "task order"),
+            derive_seed(getattr(args, "seed", 0), "task order"),
+            base=base > 0,
         )
         self.class_order = np.concatenate([blocks[i] for i in order])
         self.classes_per_task = [len(blocks[i]) for i in order]
@@ -61,7 +68,31 @@ class ClassDataset(ContinualDataset):
         parser.add_argument(
             "--max_samples_per_class", type=positive, help="train on the first N images of every class (default: all)"
         )
+        parser.add_argument(
+            "--base_classes", type=not_negative, default=0, help="classes of a larger first task; n_tasks come after it"
+        )
+        add = parser.add_argument_group("long tail").add_argument
+        add(
+            "--imb_factor",
+            type=long_tail.imbalance,
+            help="training samples of the smallest class over those of the largest, or the inverse: 0.01 or 100 "
+            "(default: all samples of every class)",
+        )
+        add("--imb_type", choices=long_tail.PROFILES, default="exp", help="how the classes get smaller")
+        add("--imb_step_frac", type=share, default=0.5, help="step: share of the classes that are small")
+        add_class_loss_args(parser)
+        add_class_head_args(parser)
+        add_second_stage_args(parser)
         return parser
+
+    def arrange_classes(self, args: Namespace) -> np.ndarray:
+        """(N_CLASSES,) original labels in the order that the blocks of the tasks are cut from."""
+        return scenarios.class_order(
+            self.N_CLASSES,
+            permute=getattr(args, "permute_classes", False),
+            custom=getattr(args, "custom_class_order", None),
+            seed=derive_seed(getattr(args, "seed", 0), "class order"),
+        )
 
     def make_split(self, samples: Samples) -> Split:
         for part, targets in (("training", samples.train_targets), ("test", samples.test_targets)):
@@ -69,20 +100,41 @@ class ClassDataset(ContinualDataset):
             if absent:
                 names = ", ".join(samples.names[label] if samples.names else str(label) for label in absent)
                 raise DataError(f"{self.NAME}: no {part} sample of class {names}; check that the data is complete")
-        train_labels = self._arrival[samples.train_targets]
-        train = scenarios.class_incremental(train_labels, self.classes_per_task)
-        limit = getattr(self.args, "max_samples_per_class", None)
-        if limit:
-            keep = scenarios.first_per_class(train_labels, limit)
+        train = scenarios.class_incremental(self._arrival[samples.train_targets], self.classes_per_task)
+        keep = self.kept_samples(samples.train_targets)
+        if keep is not None:
             train = [np.intersect1d(part, keep) for part in train]
         test = scenarios.class_incremental(self._arrival[samples.test_targets], self.classes_per_task)
         return Split(train, test, [f"task {i + 1}" for i in range(len(train))])
+
+    def kept_samples(self, targets: np.ndarray) -> np.ndarray | None:
+        """Positions of the training samples that --max_samples_per_class and --imb_factor leave; None if all."""
+        limit, ratio = (getattr(self.args, name, None) for name in ("max_samples_per_class", "imb_factor"))
+        if not limit and ratio is None:
+            return None
+        keep = scenarios.first_per_class(targets, limit) if limit else np.arange(len(targets))
+        if ratio is None:
+            return keep
+        largest = np.bincount(targets[keep]).max()
+        sizes = long_tail.class_sizes(largest, self.N_CLASSES, self.args.imb_type, ratio, self.args.imb_step_frac)
+        return keep[long_tail.subsample(targets[keep], sizes)]
+
+    @property
+    def cls_num_list(self) -> list[int]:
+        """Training samples of every class, in order of arrival."""
+        labels = self._arrival[self.training_targets[np.concatenate(self.split.train)]]
+        return np.bincount(labels, minlength=self.N_CLASSES).tolist()
+
+    @property
+    def is_long_tailed(self) -> bool:
+        """Whether training data was made unequal in size by class."""
+        return getattr(self.args, "imb_factor", None) is not None
 
     def describe(self) -> list[dict[str, Any]]:
         """As of every stream, and the classes of each task with their numbers of training samples."""
         rows = super().describe()
         for row, train in zip(rows, self.split.train, strict=True):
-            labels, counts = np.unique(self._arrival[self.samples.train_targets[train]], return_counts=True)
+            labels, counts = np.unique(self._arrival[self.training_targets[train]], return_counts=True)
             names = self.samples.names
             row["classes"] = [names[self.class_order[i]] if names else str(self.class_order[i]) for i in labels]
             row["class_counts"] = counts.tolist()
@@ -101,8 +153,10 @@ class ClassDataset(ContinualDataset):
     def convert_targets(self, targets: np.ndarray, difficulty: np.ndarray | None = None) -> Tensor:
         return torch.from_numpy(self._arrival[targets])
 
-    def get_loss(self) -> Callable[[Tensor, Tensor], Tensor]:
-        return F.cross_entropy
+    def get_loss(self) -> Callable[..., Tensor]:
+        if getattr(self.args, "cls_loss", "ce") == "ce" and getattr(self.args, "drw_epoch", None) is None:
+            return F.cross_entropy
+        return ClassLoss(self.args, self.N_CLASSES, self.get_offsets, self.device)
 
     def get_offsets(self, task: int | None = None) -> tuple[int, int]:
         if self._is_joint:

@@ -15,9 +15,12 @@ from datetime import datetime
 from typing import Any
 
 from datasets import get_dataset_class
+from utils.class_heads import add_class_head_args
+from utils.class_losses import add_class_loss_args
 from utils.errors import DataError, UsageError
 from utils.registry import nearest
 from utils.run import TIME_FORMAT
+from utils.second_stage import add_second_stage_args
 from utils.stored_runs import StoredRun, differing
 from utils.sweeps import as_ranges
 
@@ -31,6 +34,10 @@ STREAM_SETTINGS = (
     "data",
     "debug_mode",
     "data_source",
+    "label_noise",
+    "noise_rate",
+    "label_perc",
+    "label_perc_by_class",
 )
 # Options of score streams that say what the network looks like and in which unit it is trained, not what is learnt:
 # figures are in the unit of the data set in any case.
@@ -242,7 +249,16 @@ def stream_options(dataset: str) -> frozenset[str]:
         get_dataset_class(dataset).get_parser(parser)
     except UsageError:
         return frozenset(STREAM_SETTINGS)
-    return frozenset({*STREAM_SETTINGS, *(action.dest for action in parser._actions)} - OF_THE_NETWORK)
+    return frozenset({*STREAM_SETTINGS, *(action.dest for action in parser._actions)} - OF_THE_NETWORK - of_learning())
+
+
+@functools.cache
+def of_learning() -> frozenset[str]:
+    """Options of class streams that say by what loss, head and second stage a method learns them."""
+    parser = ArgumentParser(add_help=False)
+    for add in (add_class_loss_args, add_class_head_args, add_second_stage_args):
+        add(parser)
+    return frozenset(action.dest for action in parser._actions)
 
 
 def columns_of(runs: Sequence[StoredRun]) -> dict[Column, list[StoredRun]]:
