@@ -143,7 +143,7 @@ def report(loop: Loop, began: float) -> None:
         "model": args.model,
         "setting": dataset.SETTING,
         "seed": args.seed,
-        "evaluated_on": "validation" if args.validation else "test",
+        "evaluated_on": dataset.evaluated_on,
         **results.summary(),
         "skipped_samples": len(dataset.skipped),
         "skipped": dataset.skipped,

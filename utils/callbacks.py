@@ -1,4 +1,4 @@
-"""What cuts across the loop: each callback listens to its events and changes nothing in it."""
+"""What cuts across the loop: each callback listens to its events; how training goes, only early stopping changes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
@@ -37,6 +37,9 @@ class Callback:
     def on_epoch_end(self, loop: Loop, loss: float) -> None:
         """After every epoch, with its mean loss."""
 
+    def on_task_trained(self, loop: Loop) -> None:
+        """After the last batch of a task, before the method's end_task; not for a task that is skipped."""
+
     def on_task_end(self, loop: Loop) -> None:
         """After the method's end_task and the evaluation; `loop.task` is the next task already."""
 
@@ -45,6 +48,13 @@ class Callback:
 
     def close(self, error: BaseException | None) -> None:
         """When this process leaves the loop, whatever the reason: `error` is what ended it, None at the end."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the checkpoint must hold for a resumed run, as plain values and tensors."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put back what `state_dict` returned."""
 
 
 @contextmanager
@@ -73,13 +83,11 @@ class Progress(Callback):
             self.on_task_begin(loop)
 
     def on_task_begin(self, loop: Loop) -> None:
-        assert loop.dataset.train_loader is not None
-        per_epoch = len(loop.dataset.train_loader)
         name = "all tasks" if loop.args.joint else loop.dataset.names[loop.task]
         title = f"{name} ({loop.task + 1}/{loop.dataset.N_TASKS})"
         self.bar = tqdm(
-            total=per_epoch * loop.n_epochs,
-            initial=per_epoch * loop.epoch + (loop.batch if loop.in_epoch else 0),
+            total=loop.n_planned_batches,
+            initial=0 if loop.is_skipped else loop.model.task_iteration,
             desc=title,
             unit="batch",
             disable=self.silent,

@@ -30,6 +30,7 @@ from utils.conf import derive_seed, n_cores
 from utils.config import read_yaml
 from utils.errors import Interrupted, RunError, TrainingError, UsageError
 from utils.files import exclusive_lock, lock_is_held
+from utils.fitting import evaluated_on
 from utils.grids import alternatives, check_keys, check_words, product, run_id, to_words
 from utils.launching import LOG, SIGNALS, start
 from utils.registry import nearest
@@ -105,10 +106,10 @@ def read_search(path: Path) -> Search:
         for value in ends:
             choice = {**{other: _ends(search.space[other], str(path))[0] for other in search.space}, name: value}
             args = check_words(search.lines(choice)[0].words)
-    if not args.validation:
+    if evaluated_on(args) != "validation":
         raise UsageError(
-            f"{path}: without 'validation' under 'values' the search would choose on test data; give a percentage of "
-            "the training data, e.g. validation: 20"
+            f"{path}: without 'validation' under 'values' the search would choose on test data, and with early stopping "
+            "too, which uses validation data up; give a percentage of the training data, e.g. validation: 20"
         )
     is_class_figure = search.figure.startswith(("class_il", "task_il"))
     if is_class_figure == (get_dataset_class(args).resolve_setting(args) in SCORE_SETTINGS):

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from datasets.utils.continual_dataset import SEMI_SUPERVISED
 from utils.checkpoints import load_checkpoint, module_modes, save_checkpoint, set_module_modes
 from utils.conf import get_rng_state, set_rng_state
+from utils.early_stopping import EarlyStopping
 from utils.errors import DataError, StorageError
 from utils.results import Results
 from utils.run import Run
@@ -29,21 +31,26 @@ class Loop:
         task, epoch, batch: what comes next.
         step: batches observed since the beginning, over all tasks.
         in_task, in_epoch: whether the task and the epoch that come next have begun already.
+        stopped: whether a callback has ended the task before its last epoch.
     """
 
     def __init__(
         self, model: ContinualModel, dataset: ContinualDataset, args: Namespace, run: Run, callbacks: Sequence[Callback]
     ) -> None:
-        self.model, self.dataset, self.args, self.run, self.callbacks = model, dataset, args, run, callbacks
+        self.model, self.dataset, self.args, self.run, self.callbacks = model, dataset, args, run, list(callbacks)
+        if args.fitting_mode == "early_stopping":
+            self.callbacks.insert(0, EarlyStopping(args))
+        dataset.gives_unlabelled = SEMI_SUPERVISED in model.COMPATIBILITY
         self.results = Results(dataset)
         self.scheduler: Any = None
         self.task = self.epoch = self.batch = 0
-        self.in_task = self.in_epoch = self.started = False
+        self.in_task = self.in_epoch = self.started = self.stopped = False
         self.pass_number = 0
         self.step = 0
         self.sums: dict[str, list[float]] = {}
         self.peak_memory: dict[str, int] = {}
-        self.seconds_before, self.began = 0.0, time.monotonic()
+        self.seconds_before = self.task_seconds_before = 0.0
+        self.began = self.task_began = time.monotonic()
         self.save_is_proven = False
 
     def train(self) -> Results:
@@ -56,13 +63,14 @@ class Loop:
         while self.task < min(self.args.stop_after or self.dataset.N_TASKS, self.dataset.N_TASKS):
             if not self.in_task:
                 self.enter_task()
-            while self.epoch < self.n_epochs:
+            while self.in_epoch or not self.task_is_over:
                 self.train_epoch()
             self.leave_task()
         self.emit("train_end")
         return self.results
 
     def enter_task(self) -> None:
+        self.task_seconds_before, self.task_began = 0.0, time.monotonic()
         self.dataset.get_data_loaders()
         if self.is_skipped:
             # The weights know this task already: the method's hooks would store and project its samples again.
@@ -70,7 +78,7 @@ class Loop:
         else:
             self.model.meta_begin_task(self.dataset)
             self.scheduler = self.dataset.get_scheduler(self.model, self.args)
-        self.epoch, self.in_task = 0, True
+        self.epoch, self.in_task, self.stopped = 0, True, False
         self.emit("task_begin")
 
     def train_epoch(self) -> None:
@@ -87,7 +95,9 @@ class Loop:
             loader.passes = self.pass_number
             batches = loader.iterate(self.batch, self.dataset.n_batches)
             loader.passes = passes
-        for number, batch in batches:
+        # An epoch that has begun has a batch, however late it is.
+        while not (self.sums and self.budget_is_spent) and (following := next(batches, None)) is not None:
+            number, batch = following
             loss = model.meta_observe(*batch, epoch=self.epoch)
             for name, value in {"loss": loss, **model.logged}.items():
                 total, n = self.sums.get(name, (0.0, 0))
@@ -108,6 +118,7 @@ class Loop:
         if self.is_skipped:
             self.results.skip_session()
         else:
+            self.emit("task_trained")
             self.model.meta_end_task(self.dataset)
             predictions = self.results.measure_session(self.model)
             self.run.write_session(self.results, predictions)
@@ -116,8 +127,27 @@ class Loop:
         self.emit("task_end")
 
     @property
-    def n_epochs(self) -> int:
-        return 0 if self.is_skipped else self.dataset.get_epochs()
+    def task_is_over(self) -> bool:
+        """Whether no further epoch of the task begins."""
+        if self.args.fitting_mode in ("iters", "time") and not self.args.debug_mode:
+            return self.is_skipped or self.budget_is_spent
+        return self.is_skipped or self.stopped or self.epoch >= self.dataset.get_epochs()
+
+    @property
+    def budget_is_spent(self) -> bool:
+        """Whether the task has had its iterations or its time, where that is what limits it."""
+        if self.args.fitting_mode == "iters":
+            return self.model.task_iteration >= self.args.n_iters
+        return self.args.fitting_mode == "time" and self.task_seconds >= self.args.fitting_time
+
+    @property
+    def n_planned_batches(self) -> int | None:
+        """Batches of the task, at most; None where a time limits it."""
+        if self.args.fitting_mode == "time":
+            return None
+        epochs = 0 if self.is_skipped else self.dataset.get_epochs()
+        planned = epochs * self.dataset.n_batches
+        return min(planned, self.args.n_iters) if self.args.fitting_mode == "iters" else planned
 
     @property
     def is_skipped(self) -> bool:
@@ -128,6 +158,11 @@ class Loop:
     def seconds(self) -> float:
         """Time spent so far, over all parts of a resumed run."""
         return self.seconds_before + time.monotonic() - self.began
+
+    @property
+    def task_seconds(self) -> float:
+        """Time since the task began, over all parts of a resumed run."""
+        return self.task_seconds_before + time.monotonic() - self.task_began
 
     def measure_memory(self) -> dict[str, int]:
         """Largest resident memory of the process and largest allocation on the GPU so far, in bytes, over all parts."""
@@ -144,7 +179,7 @@ class Loop:
 
     # Stopping and going on
 
-    _POSITION = ("task", "epoch", "batch", "in_task", "in_epoch", "started", "pass_number", "step", "sums")
+    _POSITION = ("task", "epoch", "batch", "in_task", "in_epoch", "started", "stopped", "pass_number", "step", "sums")
 
     def save(self) -> None:
         """Write the checkpoint that `--resume` reads."""
@@ -161,8 +196,9 @@ class Loop:
                 "scheduler": self.scheduler.state_dict() if self.scheduler is not None else None,
                 "dataset": self.dataset.state_dict(),
                 "results": self.results.state_dict(),
+                "callbacks": {type(part).__name__: state for part in self.callbacks if (state := part.state_dict())},
                 "n_records": self.run.n_records,
-                "cost": {"seconds": self.seconds, **self.measure_memory()},
+                "cost": {"seconds": self.seconds, "task_seconds": self.task_seconds, **self.measure_memory()},
                 "rng": get_rng_state(),
             },
         )
@@ -186,6 +222,9 @@ class Loop:
             setattr(self, name, value)
         self.run.rewind_records(state["n_records"])
         self.results.load_state_dict(state["results"])
+        for part in self.callbacks:
+            if type(part).__name__ in state.get("callbacks", {}):
+                part.load_state_dict(state["callbacks"][type(part).__name__])
         self.dataset.load_state_dict(state["dataset"])
         if self.dataset.train_loader is not None:
             self.dataset.train_loader.passes = state["passes"]
@@ -204,5 +243,7 @@ class Loop:
         except (RuntimeError, ValueError, KeyError) as error:
             raise StorageError(f"{path} does not fit this run: {error}") from error
         self.peak_memory = dict(state["cost"])
-        self.seconds_before, self.began = self.peak_memory.pop("seconds"), time.monotonic()
+        self.seconds_before = self.peak_memory.pop("seconds")
+        self.task_seconds_before = self.peak_memory.pop("task_seconds", 0.0)
+        self.began = self.task_began = time.monotonic()
         set_rng_state(state["rng"])

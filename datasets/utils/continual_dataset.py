@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
@@ -15,14 +16,40 @@ from torch import Tensor
 from datasets.utils import scenarios
 from datasets.utils.augment import Operation, ToFloat, Transform
 from datasets.utils.loader import StreamLoader, TaskData
+from datasets.utils.masked_loaders import MammothDatasetWrapper as MammothDatasetWrapper
+from datasets.utils.masked_loaders import fix_class_names_order as fix_class_names_order
+from datasets.utils.masked_loaders import store_masked_loaders as store_masked_loaders
 from datasets.utils.scenarios import Split
 from datasets.utils.sources import Source, digest
+from datasets.utils.training_labels import (
+    asymmetric_noise,
+    check_labels,
+    confusions,
+    labelled,
+    symmetric_noise,
+    tasks_by_given_label,
+)
 from utils.conf import derive_seed, get_device
 from utils.errors import UsageError
+from utils.fitting import check_fitting, evaluated_on
 
 SCORE_SETTINGS = ("grade-il", "group-il")
+# What a method declares beside its settings if it learns from samples without a label too.
+SEMI_SUPERVISED = "cssl"
+UNLABELLED = -1
 DEBUG_BATCHES = 5
 SETTINGS = ("class-il", "task-il", "domain-il", "general-continual", *SCORE_SETTINGS)
+
+
+@dataclass(frozen=True)
+class _Arranged:
+    """What a run takes of the samples: tasks, held-out training samples of each, targets as training is given them, and
+    which samples of each task keep their label."""
+
+    split: Split
+    held_out: list[np.ndarray]
+    targets: np.ndarray
+    labelled: list[np.ndarray]
 
 
 @dataclass
@@ -64,6 +91,9 @@ class ContinualDataset:
         OPTION_DEFAULTS: the stream's defaults for options that only some methods have, e.g. buffer_scope.
         TAKES_FEATURES: whether --features can replace its samples.
         IS_STAND_IN: whether it only replaces absent data and is none of the field's.
+        SHUFFLED: whether every pass over a task has an order of its own; else samples come in the order of the split.
+        gives_unlabelled: whether training loaders hold samples without a label (`UNLABELLED`, or NaN for a score) too;
+            set before the first task, for methods that declare `SEMI_SUPERVISED`.
         current_task: index of the current task, -1 before the first.
         train_loader: of the current task.
         names: one word per task, for tables.
@@ -80,18 +110,21 @@ class ContinualDataset:
     N_CLASSES_PER_TASK: int | list[int]
     OPTION_DEFAULTS: dict[str, Any] = {}
     IS_STAND_IN = False
+    SHUFFLED = True
     TAKES_FEATURES = False
 
     def __init__(self, args: Namespace) -> None:
         if getattr(args, "features", None) and not self.TAKES_FEATURES:
             raise UsageError(f"--features: {self.NAME} is no stream of videos")
+        self.check_options(args)
         self.args = args
         self.device = get_device(args)
+        self.gives_unlabelled = False
         self.current_task = -1
         self.train_loader: StreamLoader | None = None
         self.skipped: list[str] = []
         self._samples: Samples | None = None
-        self._split: Split | None = None
+        self._arranged: _Arranged | None = None
         seed = getattr(args, "seed", 0)
         self._transform = Transform([*self.augmentations(), *self.normalization()], derive_seed(seed, "augment"))
         self._normalization = Transform(self.normalization())
@@ -119,6 +152,17 @@ class ContinualDataset:
     def resolve_setting(cls, args: Namespace) -> str:
         """The setting the stream will have under these arguments, known before any data is read."""
         return cls.SETTING
+
+    @classmethod
+    def check_options(cls, args: Namespace) -> None:
+        """Refuse options that do not fit the stream, or one another, before any data is read.
+
+        Raises:
+            UsageError: what does not fit, and what to do.
+        """
+        is_score = cls.resolve_setting(args) in SCORE_SETTINGS
+        check_fitting(args, is_score)
+        check_labels(args, is_score)
 
     # What a stream is made of
 
@@ -179,13 +223,33 @@ class ContinualDataset:
     def set_task(self, task: int) -> tuple[StreamLoader, StreamLoader]:
         """Jump to a task, as `get_data_loaders` does to the next one."""
         self.current_task = task
-        indices = self.split.train if not self._is_joint else [np.concatenate(self.split.train)]
-        self.train_loader = self._loader("train", indices[task], training=True, names=("order", task))
+        arranged = self._arrangement
+        indices, keep_label = arranged.split.train[task], arranged.labelled[task]
+        if self._is_joint:
+            indices, keep_label = np.concatenate(arranged.split.train), np.concatenate(arranged.labelled)
+        if not self.gives_unlabelled:
+            indices, keep_label = indices[keep_label], keep_label[keep_label]
+        self.train_loader = self._loader("train", indices, ("order", task), keep_label)
         return self.train_loader, self.test_loader(task)
 
     def test_loader(self, task: int) -> StreamLoader:
         """Loader over the evaluation samples of any task, seen or not."""
-        return self._loader("test", self.split.test[task], training=False, names=())
+        return self._loader(self.evaluated_on, self.split.test[task])
+
+    @property
+    def validation_loaders(self) -> list[StreamLoader]:
+        """Loaders over what `--validation` holds out of the current task, or with `--validation_mode complete` of all
+        tasks so far: what a method may look at while it learns."""
+        held = self._arrangement.held_out
+        complete = getattr(self.args, "validation_mode", "current") == "complete" or self._is_joint
+        return [
+            self._loader("validation", held[task]) for task in (self.seen_tasks if complete else [self.current_task])
+        ]
+
+    @property
+    def evaluated_on(self) -> str:
+        """Which samples the figures of the run are of: "validation" or "test"."""
+        return evaluated_on(self.args)
 
     @property
     def test_loaders(self) -> list[StreamLoader]:
@@ -211,19 +275,51 @@ class ContinualDataset:
     @property
     def split(self) -> Split:
         """Training and evaluation indices of every task; opens the data on first use."""
-        if self._split is None:
-            split = self.make_split(self.samples)
-            scenarios.check_tasks(split, self.NAME)
-            percent = getattr(self.args, "validation", None)
-            if percent:
-                targets, seed = self.samples.train_targets, getattr(self.args, "seed", 0)
-                parts = [
-                    scenarios.hold_out(train, targets, percent, derive_seed(seed, "validation", task))
-                    for task, train in enumerate(split.train)
-                ]
-                split = Split([train for train, _ in parts], [held for _, held in parts], split.names)
-            self._split = split
-        return self._split
+        return self._arrangement.split
+
+    @property
+    def training_targets(self) -> np.ndarray:
+        """(n,) targets of the training samples as training is given them: with `--label_noise`, some are wrong."""
+        return self._arrangement.targets
+
+    @property
+    def _arrangement(self) -> _Arranged:
+        if self._arranged is None:
+            self._arranged = self._arrange(self.samples)
+        return self._arranged
+
+    def _arrange(self, samples: Samples) -> _Arranged:
+        whole, targets = self.make_split(samples), samples.train_targets
+        scenarios.check_tasks(whole, self.NAME)
+        train, test, held_out = whole.train, whole.test, []
+        percent = getattr(self.args, "validation", None)
+        if percent:
+            parts = [
+                scenarios.hold_out(part, targets, percent, self._validation_seed(task))
+                for task, part in enumerate(train)
+            ]
+            train, held_out = [part for part, _ in parts], [held for _, held in parts]
+            test = held_out if self.evaluated_on == "validation" else test
+        rate = getattr(self.args, "noise_rate", None)
+        if rate:
+            targets = self._with_noise(samples, np.unique(np.concatenate(train)), rate)
+            classes = [np.unique(samples.train_targets[part]) for part in whole.train]
+            train = tasks_by_given_label(train, classes, targets)
+        share, by_class = getattr(self.args, "label_perc", 1.0), getattr(self.args, "label_perc_by_class", 1.0)
+        keep_label = [
+            labelled(targets[part], min(share, by_class), self._seed_of("labelled", task), by_class < 1)
+            for task, part in enumerate(train)
+        ]
+        return _Arranged(Split(train, test, whole.names), held_out, targets, keep_label)
+
+    def _with_noise(self, samples: Samples, chosen: np.ndarray, rate: float) -> np.ndarray:
+        targets, seed = samples.train_targets.copy(), self._seed_of("label noise")
+        if getattr(self.args, "label_noise", None) == "asymmetric":
+            mistaken_for = confusions(self.N_CLASSES, samples.names)
+            targets[chosen] = asymmetric_noise(targets[chosen], mistaken_for, rate, seed)
+        else:
+            targets[chosen] = symmetric_noise(targets[chosen], self.N_CLASSES, rate, seed)
+        return targets
 
     @property
     def samples(self) -> Samples:
@@ -234,13 +330,23 @@ class ContinualDataset:
         return self._samples
 
     def describe(self) -> list[dict[str, Any]]:
-        """What each task holds: name, number of training and evaluation samples, lowest and highest training target."""
-        rows = []
-        for name, train, test in zip(self.names, self.split.train, self.split.test, strict=True):
-            targets = self.samples.train_targets[train]
+        """What each task holds: name, number of training and evaluation samples, lowest and highest training target.
+
+        With `--label_noise` also the number of wrong labels, with `--label_perc` the number of labelled samples.
+        """
+        rows: list[dict[str, Any]] = []
+        arranged = self._arrangement
+        for name, train, test, keep_label in zip(
+            self.names, self.split.train, self.split.test, arranged.labelled, strict=True
+        ):
+            targets = arranged.targets[train]
             rows.append(
                 {"task": name, "train": len(train), "test": len(test), "low": targets.min(), "high": targets.max()}
             )
+            if getattr(self.args, "noise_rate", None) is not None:
+                rows[-1]["wrong_labels"] = int((targets != self.samples.train_targets[train]).sum())
+            if not keep_label.all():
+                rows[-1]["labelled"] = int(keep_label.sum())
         return rows
 
     def fingerprint(self) -> str:
@@ -278,7 +384,10 @@ class ContinualDataset:
         return Transform(self.denormalization())
 
     def get_epochs(self) -> int:
-        """Epochs for the current task."""
+        """Epochs of the current task: at most, with early stopping; begun, for a number of iterations; with a time,
+        what --n_epochs says, for whoever needs a plan."""
+        if getattr(self.args, "fitting_mode", "epochs") == "iters" and not getattr(self.args, "debug_mode", False):
+            return math.ceil(self.args.n_iters / max(self.n_batches, 1))
         base = getattr(self.args, "base_epochs", None)
         return base if base is not None and self.current_task == 0 else self.args.n_epochs
 
@@ -330,26 +439,39 @@ class ContinualDataset:
         self._transform.generator.set_state(state["augment_generator"])
         self.skipped = list(state["skipped"])
 
+    def _validation_seed(self, task: int) -> int:
+        """Of the draw of the samples that `--validation` holds out of a task."""
+        return self._seed_of("validation", task)
+
+    def _seed_of(self, *names: Any) -> int:
+        return derive_seed(getattr(self.args, "seed", 0), *names)
+
     @property
     def _is_joint(self) -> bool:
         return bool(getattr(self.args, "joint", False))
 
-    def _loader(self, part: str, indices: np.ndarray, training: bool, names: tuple[Any, ...]) -> StreamLoader:
-        validating = part == "test" and bool(getattr(self.args, "validation", None))
-        samples = self.samples
+    def _loader(
+        self, part: str, indices: np.ndarray, names: tuple[Any, ...] = (), keep_label: np.ndarray | None = None
+    ) -> StreamLoader:
+        samples, training = self.samples, part == "train"
         source, targets, difficulty = (
-            (samples.train, samples.train_targets, samples.train_difficulty)
-            if part == "train" or validating
-            else (samples.test, samples.test_targets, samples.test_difficulty)
+            (samples.test, samples.test_targets, samples.test_difficulty)
+            if part == "test"
+            else (samples.train, samples.train_targets, samples.train_difficulty)
         )
         targets, difficulty = targets[indices], None if difficulty is None else difficulty[indices]
         scores = targets if self.SETTING in SCORE_SETTINGS else None
+        true = given = self.convert_targets(targets, difficulty)
+        if keep_label is not None:
+            given = self.convert_targets(self.training_targets[indices], difficulty)
+            given[torch.from_numpy(~keep_label)] = math.nan if given.is_floating_point() else UNLABELLED
         return StreamLoader(
-            TaskData(source, indices, self.convert_targets(targets, difficulty), difficulty, scores),
+            TaskData(source, indices, given, difficulty, scores, true),
             batch_size=self.get_batch_size(),
             transform=self.get_transform() if training else self.get_normalization_transform(),
             device=self.device,
             training=training,
+            shuffled=training and (self.SHUFFLED or self._is_joint),
             seed_names=(getattr(self.args, "seed", 0), *names),
             num_workers=getattr(self.args, "num_workers", 0),
             on_problem=self.report_skipped,

@@ -24,9 +24,11 @@ class TaskData(Dataset):
     Attributes:
         source: where the samples are.
         indices: (n,) positions in the source.
-        targets: (n,) labels or scores.
+        targets: (n,) labels or scores, as methods are given them.
         difficulty: (n,) degrees of difficulty, where the stream has them.
         scores: (n,) float64 scores as judged, on score streams. Targets are scaled and rounded, which breaks ties.
+        true_targets: (n,) what `targets` are without label noise and without missing labels, for analysis: those of a
+            batch are `loader.dataset.true_targets[loader.positions]`.
     """
 
     def __init__(
@@ -36,12 +38,14 @@ class TaskData(Dataset):
         targets: Tensor,
         difficulty: np.ndarray | None = None,
         scores: np.ndarray | None = None,
+        true_targets: Tensor | None = None,
     ) -> None:
         self.source = source
         self.indices = np.asarray(indices)
         self.targets = targets
         self.difficulty = difficulty
         self.scores = scores
+        self.true_targets = targets if true_targets is None else true_targets
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -71,7 +75,8 @@ class StreamLoader:
         batch_size: samples a batch; the last batch may be smaller.
         transform: applied to the raw batch on the device.
         device: where batches go.
-        training: shuffled, with the raw batch, if True.
+        training: with the raw batch, if True.
+        shuffled: whether every pass has a random order; training loaders are unless told otherwise.
         seed_names: (seed, *names) that identify the order of this loader.
         num_workers: processes that read ahead; 0 reads in this process.
         on_problem: called with the message about each sample that could not be read.
@@ -87,12 +92,14 @@ class StreamLoader:
         seed_names: Sequence[Any],
         num_workers: int = 0,
         on_problem: Callable[[str], None] | None = None,
+        shuffled: bool | None = None,
     ) -> None:
         self.dataset = data
         self.batch_size = batch_size
         self.transform = transform
         self.device = device
         self.training = training
+        self.shuffled = training if shuffled is None else shuffled
         self.seed_names = tuple(seed_names)
         self.num_workers = num_workers
         self.on_problem = on_problem or (lambda message: None)
@@ -116,7 +123,7 @@ class StreamLoader:
 
     def _order(self, pass_number: int) -> Tensor:
         n = len(self.dataset)
-        if not self.training:
+        if not self.shuffled:
             return torch.arange(n)
         seed, *names = self.seed_names
         return torch.randperm(n, generator=named_generator(seed, *names, pass_number))
