@@ -10,7 +10,10 @@ from torch import Tensor, nn
 from datasets.utils.continual_dataset import ContinualDataset
 from models.utils.continual_model import ContinualModel
 from utils.args import add_buffer_args
+from utils.episodes import even_shares, first_samples
 from utils.errors import TrainingError
+from utils.gradient_slots import overwrite_grad as overwrite_grad
+from utils.gradient_slots import store_grad as store_grad
 from utils.gradients import flat_gradient, project_gradient, trained_parameters, with_gradient
 
 
@@ -68,11 +71,7 @@ class GEM(ContinualModel):
     def end_task(self, dataset: ContinualDataset) -> None:
         if self.current_task == self.n_tasks - 1:
             return
-        share, remainder = divmod(self.buffer_capacity, self.n_tasks - 1)
-        free = share + (self.current_task < remainder)
+        share = even_shares(self.buffer_capacity, self.n_tasks - 1)[self.current_task]
         assert dataset.train_loader is not None
-        batches = iter(dataset.train_loader)
-        while free > 0 and (batch := next(batches, None)) is not None:
-            _, labels, raw = (part[:free] for part in batch)
+        for _, labels, raw in first_samples(dataset.train_loader, share):
             self.buffer.add_data(raw, labels=labels, task_labels=torch.full((len(labels),), self.current_task))
-            free -= len(labels)

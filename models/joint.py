@@ -12,7 +12,7 @@ class Joint(ContinualModel):
     """Sees the union of all tasks as one session: configs/models/joint.yaml sets `--joint`, and the stream gives it."""
 
     NAME = "joint"
-    COMPATIBILITY = ["class-il", "task-il", "domain-il", "grade-il", "group-il"]
+    COMPATIBILITY = ["class-il", "task-il", "domain-il", "general-continual", "grade-il", "group-il"]
 
     def __init__(self, backbone, loss, args, transform, dataset) -> None:  # type: ignore[no-untyped-def]
         if not getattr(args, "joint", False):

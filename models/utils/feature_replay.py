@@ -9,6 +9,7 @@ import torch
 from datasets.utils.continual_dataset import ContinualDataset
 from models.utils.continual_model import ContinualModel
 from utils.args import add_rehearsal_args
+from utils.episodes import even_shares
 from utils.features import extract_features
 from utils.selection import NEED_FEATURES, SELECTIONS, select
 
@@ -40,8 +41,7 @@ class FeatureReplay(ContinualModel):
 
     def store_session(self, dataset: ContinualDataset) -> None:
         """Store features of this session's share of the buffer; the first sessions take what does not divide evenly."""
-        share, remainder = divmod(self.buffer_capacity, self.n_tasks - 1)
-        share += self.current_task < remainder
+        share = even_shares(self.buffer_capacity, self.n_tasks - 1)[self.current_task]
         if not share:
             name, session = self.NAME, self.current_task + 1
             print(f"{name}: session {session} stores nothing, the buffer has fewer places than sessions")
