@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import copy
+import os
+import signal
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 import backbone
 import datasets
 import models
+from models.utils.continual_model import ContinualModel
 from utils.args import parse_args
 from utils.conf import set_random_seed
 from utils.errors import UsageError
 from utils.losses import softened_cross_entropy
 
 DIGITS = ("--dataset", "seq-digits", "--n_tasks", "3", "--max_samples_per_class", "20")
+# The first task has three classes, the second two.
+THREE_THEN_TWO = ("--dataset", "seq-digits", "--n_tasks", "4", "--custom_task_order", "1,3,2,4")
 
 
 def build(*options, task=1):
@@ -44,10 +50,10 @@ def losses(model, monkeypatch):
 
 
 def say(net, score):
-    """Let a network answer every sample with the same score."""
+    """Let a network answer every sample with the same score, or with the same logits."""
     with torch.no_grad():
         net.classifier.weight.zero_()
-        net.classifier.bias.fill_(score)
+        net.classifier.bias.copy_(torch.as_tensor(score).expand_as(net.classifier.bias))
 
 
 def weights(net):
@@ -163,6 +169,110 @@ def test_recorded_and_online_are_the_same_where_nothing_is_augmented(launch, ide
 # Classes
 
 
+def test_worked_example_of_classes(monkeypatch):
+    model, _, (inputs, labels, raw) = build(*THREE_THEN_TWO)
+    assert [model.get_offsets(task) for task in (0, 1)] == [(0, 3), (3, 5)]
+    say(model.old_net, [2.0, 1.0, 0.0] + 7 * [0.0])
+    say(model.net, [0.5, 1.5, 0.2, 1.2, -0.3] + 5 * [9.0])
+    seen = losses(model, monkeypatch)
+    model.meta_observe(inputs, torch.full_like(labels, 3), raw, epoch=0)
+    assert seen[0].item() == pytest.approx(1.331217, abs=1e-5)
+    assert model.logged["loss_new"] == pytest.approx(0.201413, abs=1e-5)
+    assert model.logged["loss_distillation"] == pytest.approx(1.129804, abs=1e-5)
+    assert model.logged["drift"] == pytest.approx(0.109613, abs=1e-5)
+    # Each of the eight samples adds its share of the mean.
+    seen[0].backward()
+    expected = torch.tensor([-0.1108, 0.0813, 0.0295])
+    torch.testing.assert_close(model.net.classifier.bias.grad[:3], expected, atol=1e-4, rtol=0)
+
+
+def test_outputs_beyond_the_range_of_exp_teach_and_stay_finite(monkeypatch):
+    model, _, (inputs, labels, raw) = build(*THREE_THEN_TWO)
+    say(model.old_net, [200.0, -200.0, 0.0] + 7 * [0.0])
+    say(model.net, [-200.0, 200.0, 0.0, 200.0, -200.0] + 5 * [0.0])
+    seen = losses(model, monkeypatch)
+    model.meta_observe(inputs, labels, raw, epoch=0)
+    seen[0].backward()
+    assert seen[0].isfinite()
+    torch.testing.assert_close(model.net.classifier.bias.grad[:3], torch.tensor([-0.5, 0.5, 0.0]))
+
+
+def test_distillation_of_classes_has_the_gradient_of_the_paper():
+    model, _, (inputs, labels, _) = build(*DIGITS, "--softmax_temp", "3", task=2)
+    outputs = model.net(inputs)
+    outputs.retain_grad()
+    old = model.old_net(inputs)
+    model.output_distance(outputs, old, labels).backward()
+    for head in (slice(0, 4), slice(4, 7)):
+        expected = (F.softmax(outputs[:, head] / 3, 1) - F.softmax(old[:, head] / 3, 1)) / 3 / len(inputs)
+        torch.testing.assert_close(outputs.grad[:, head], expected.detach())
+        assert outputs.grad[:, head].abs().min() > 0
+    assert (outputs.grad[:, 7:] == 0).all()
+
+
+def test_rows_of_one_layer_are_heads_of_their_own():
+    options = (*DIGITS, "--optim_wd", "0.1", "--optim_mom", "0.9", "--lr", "0.2", "--warmup_epochs", "1")
+    model, stream, _ = build(*options, task=0)
+    trunk, teacher = copy.deepcopy(model.net), copy.deepcopy(model.net)
+    heads = nn.ModuleList(nn.Linear(100, end - first) for first, end in map(model.get_offsets, range(3)))
+    for head, (first, end) in zip(heads, map(model.get_offsets, range(3)), strict=True):
+        head.weight.data = model.net.classifier.weight.data[first:end].clone()
+        head.bias.data = model.net.classifier.bias.data[first:end].clone()
+
+    def optimizer(*modules):
+        parameters = [p for module in modules for p in module.parameters()]
+        return torch.optim.SGD(parameters, lr=0.2, momentum=0.9, weight_decay=0.1)
+
+    for task in range(3):
+        if task > 0:
+            stream.get_data_loaders()
+            model.meta_begin_task(stream)
+        model.net.train()
+        trunk.classifier = nn.Identity()
+        teacher, old_heads = copy.deepcopy(trunk), copy.deepcopy(heads[:task])
+        first = stream.get_offsets()[0]
+        for epoch in range(3):
+            is_warm_up = task > 0 and epoch == 0
+            if epoch == 0 or (task > 0 and epoch == 1):
+                opt = optimizer(heads[task]) if is_warm_up else optimizer(trunk, *heads[: task + 1])
+            model.meta_begin_epoch(epoch, stream)
+            for inputs, labels, raw in stream.train_loader:
+                model.meta_observe(inputs, labels, raw, epoch=epoch)
+                features = trunk(inputs)
+                loss = F.cross_entropy(heads[task](features), labels - first)
+                for head, old_head in [] if is_warm_up else zip(heads[:task], old_heads, strict=True):
+                    target = F.softmax(old_head(teacher(inputs)).detach() / 2, dim=1)
+                    loss = loss + F.cross_entropy(head(features) / 2, target)
+                opt.zero_grad()
+                loss.backward()
+                opt.step()
+    own = torch.cat([head.weight for head in heads])
+    torch.testing.assert_close(model.net.classifier.weight, own, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(model.net.layers[0].weight, trunk.layers[0].weight, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_old_heads_learn_or_stay_and_heads_to_come_always_stay(train):
+    options = ("--train_old_heads", str(train), "--optim_wd", "0.1", "--optim_mom", "0.9", "--optimizer", "sgd")
+    model, stream, _ = build(*DIGITS, *options)
+    before = weights(model.net)
+    for batch in stream.train_loader:
+        model.meta_observe(*batch, epoch=0)
+    for name in ("classifier.weight", "classifier.bias"):
+        moved = model.net.state_dict()[name] != before[name]
+        assert moved[:4].all() if train else not moved[:4].any()
+        assert moved[4:7].all()
+        assert not moved[7:].any()
+    assert not torch.equal(model.net.layers[0].weight, before["layers.0.weight"])
+
+
+def test_recorded_and_online_are_the_same_on_classes_where_nothing_is_augmented(launch, identical):
+    line = "--model lwf --dataset seq-digits --n_tasks 2 --n_epochs 2 --max_samples_per_class 20 --backbone resnet18"
+    recorded, online = (launch(f"{line} --width 4 --lwf_target {target}") for target in ("recorded", "online"))
+    assert recorded.code == online.code == 0
+    assert identical(recorded, online)
+
+
 @pytest.mark.parametrize("ce", ["new", "all"])
 @pytest.mark.parametrize("kd", ["per_task", "concat"])
 def test_heads_of_classes_are_slices_of_the_outputs(monkeypatch, ce, kd):
@@ -197,9 +307,12 @@ def test_tasks_of_one_class_are_refused_where_their_softmax_would_teach_nothing(
 # Warm-up
 
 
-def test_warm_up_trains_the_new_outputs_alone():
-    options = ("--backbone", "resnet18", "--width", "4", "--warmup_epochs", "2", "--lwf_ce", "all")
-    model, stream, _ = build(*DIGITS, *options, "--optim_wd", "0")
+@pytest.mark.parametrize(
+    "optimizer", [("--optim_wd", "0.1", "--optim_mom", "0.9"), ("--optimizer", "adamw", "--optim_wd", "0.1")]
+)
+def test_warm_up_trains_the_new_outputs_alone(optimizer):
+    options = ("--backbone", "resnet18", "--width", "4", "--warmup_epochs", "2", "--lwf_ce", "all", "--n_epochs", "3")
+    model, stream, _ = build(*DIGITS, *options, *optimizer)
     before = weights(model.net)
     for epoch in range(3):
         model.net.train()
@@ -231,6 +344,49 @@ def test_warm_up_survives_a_stop(launch, identical):
     line = "--model lwf --dataset uiprmd --n_tasks 2 --n_epochs 3 --warmup_epochs 2 --stop_after"
     straight, stopped = launch(f"{line} 2"), launch(f"{line} 1")
     assert identical(straight, launch("--stop_after 2", resume=stopped.path))
+
+
+# Presets
+
+
+@pytest.mark.parametrize("at", [14, 19])
+@pytest.mark.parametrize("preset", ["paper", "mammoth", "pycil", "facil"])
+def test_preset_stopped_in_the_second_of_two_unequal_tasks_goes_on_with_the_same_bits(
+    launch, identical, monkeypatch, preset, at
+):
+    # Tasks of 4 and 3 classes: 4 epochs of 3 batches, then 4 of 2, of which the first two may be a warm-up.
+    line = f"--model lwf --model_config {preset} --dataset seq-digits --n_tasks 3 --stop_after 2 --n_epochs 4"
+    line += " --base_epochs 4 --max_samples_per_class 20 --batch_size 32"
+    straight = launch(line)
+    observe, calls = ContinualModel.meta_observe, iter(range(10**9))
+
+    def observe_then_signal(self, *args, **kwargs):
+        loss = observe(self, *args, **kwargs)
+        if next(calls) == at - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return loss
+
+    monkeypatch.setattr(ContinualModel, "meta_observe", observe_then_signal)
+    stopped = launch(line)
+    assert stopped.code == 128 + signal.SIGTERM
+    resumed = launch("--stop_after 2", resume=stopped.path)
+    assert straight.code == resumed.code == 0
+    assert identical(straight, resumed)
+
+
+def test_presets_differ_from_each_other_in_what_the_methods_differ_in():
+    choices = ("lwf_ce", "lwf_kd", "lwf_target", "lambda_o", "train_old_heads", "warmup_epochs")
+    presets = {}
+    for name in ("paper", "mammoth", "pycil", "facil"):
+        args = parse_args(["--model", "lwf", "--dataset", "seq-digits", "--model_config", name])
+        presets[name] = tuple(getattr(args, choice) for choice in choices)
+        assert (args.softmax_temp, args.optimizer, args.kd_out, args.kd_feat) == (2, "sgd", 1, 0)
+    assert presets == {
+        "paper": ("new", "per_task", "recorded", 1, True, 0.5),
+        "mammoth": ("all", "concat", "recorded", 0.5, True, 0.5),
+        "pycil": ("new", "concat", "online", 3, True, 0),
+        "facil": ("new", "concat", "online", 1, False, 0),
+    }
 
 
 # Whole runs
