@@ -9,6 +9,7 @@ not do: whole numbers are at least 1 unless it says otherwise.
 from __future__ import annotations
 
 import inspect
+import math
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -16,9 +17,11 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from utils.args import positive, true_or_false
 from utils.errors import UsageError
+from utils.plugins import activate
 from utils.registry import Registry
 
 REGISTRY = Registry("backbone", "backbone")
@@ -58,6 +61,51 @@ class ContinualBackbone(nn.Module):
         head = {id(parameter) for parameter in self.head_parameters()}
         return [parameter for parameter in self.parameters() if id(parameter) not in head]
 
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device
+
+    def get_params(self) -> Tensor:
+        """(P,) all parameters, as one vector with their graph."""
+        return parameters_to_vector(self.parameters())
+
+    @torch.no_grad()
+    def set_params(self, new_params: Tensor) -> None:
+        """Take all parameters from a vector in the order of `get_params`.
+
+        Raises:
+            ValueError: it has another length.
+        """
+        self._check_length(new_params)
+        vector_to_parameters(new_params.detach().clone(), self.parameters())
+
+    def get_grads_list(self) -> list[Tensor]:
+        """The gradient of every parameter, flat; zeros where there is none."""
+        return [torch.zeros_like(p).view(-1) if p.grad is None else p.grad.detach().view(-1) for p in self.parameters()]
+
+    def get_grads(self) -> Tensor:
+        """(P,) gradients of all parameters, as one vector."""
+        return torch.cat(self.get_grads_list())
+
+    def set_grads(self, new_grads: Tensor) -> None:
+        """Take all gradients from a vector in the order of `get_grads`.
+
+        Raises:
+            ValueError: it has another length.
+        """
+        self._check_length(new_grads)
+        sizes = [parameter.numel() for parameter in self.parameters()]
+        for parameter, gradient in zip(self.parameters(), new_grads.detach().split(sizes), strict=True):
+            parameter.grad = gradient.view_as(parameter).clone()
+
+    def _check_length(self, vector: Tensor) -> None:
+        expected = count_parameters(self)
+        if vector.shape != (expected,):
+            raise ValueError(
+                f"a vector of {expected} entries is needed, one for each parameter, not {tuple(vector.shape)}"
+            )
+
     def freeze_batch_norm(self) -> None:
         """Keep batch-norm statistics as they are until the next `train()`; scale and shift still learn."""
         for module in self.modules():
@@ -84,6 +132,29 @@ class ContinualBackbone(nn.Module):
         if returnt == "out":
             return out
         return (out, features) if returnt == "both" else (out, maps)
+
+
+class MammothBackbone(ContinualBackbone):
+    """Base of networks written for Mammoth: they make their own `classifier` and implement `forward(x, returnt)`."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        nn.Module.__init__(self)
+
+    def forward(self, x: Tensor, returnt: str = "out") -> Any:
+        raise NotImplementedError
+
+
+def xavier(m: nn.Module) -> None:
+    """Glorot initialisation with the gain of ReLU for linear layers and convolutions, biases 0; for `Module.apply`."""
+    if isinstance(m, nn.Linear | nn.Conv2d):
+        nn.init.xavier_uniform_(m.weight, gain=nn.init.calculate_gain("relu"))
+        if m.bias is not None:
+            nn.init.zeros_(m.bias)
+
+
+def num_flat_features(x: Tensor) -> int:
+    """Numbers in one sample of a batch."""
+    return math.prod(x.shape[1:])
 
 
 def register_backbone(name: str) -> Callable[[Callable[..., ContinualBackbone]], Callable[..., ContinualBackbone]]:
@@ -121,23 +192,49 @@ def get_backbone(args: Namespace) -> ContinualBackbone:
     """
     from backbone.utils.heads import score_head
     from backbone.utils.weights import load_weights
+    from utils.class_heads import class_head
     from utils.score_distribution import N_BINS
 
+    activate(getattr(args, "plugin", None) or [])
     factory = _factory(args.backbone)
-    given = {name: getattr(args, name) for name in inspect.signature(factory).parameters if hasattr(args, name)}
+    stream = {"input_size": math.prod(args.input_shape), "output_size": args.num_classes}
+    known = {**stream, **vars(args)}
+    parameters = {
+        n: p
+        for n, p in inspect.signature(factory).parameters.items()
+        if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+    }
+    unknown = [name for name, p in parameters.items() if name not in known and p.default is p.empty]
+    if unknown:
+        raise UsageError(
+            f"--backbone {args.backbone} asks for {', '.join(unknown)} without a default; a stream gives num_classes, "
+            "input_shape, input_size and output_size"
+        )
     try:
-        network = factory(**given)
+        network = factory(**{name: known[name] for name in parameters if name in known})
     except ValueError as error:
         raise UsageError(f"--backbone {args.backbone}: {error}") from error
+    if isinstance(network, MammothBackbone):
+        _note_sizes(network)
     if getattr(args, "score_head", None):
         sample = getattr(args, "sample_scores", "train")
         if sample == "always" and args.score_head != "gaussian":
             raise UsageError("--sample_scores always needs --score_head gaussian; the others have nothing to sample")
         network.num_outputs = N_BINS if args.score_head == "usdl" else 1
         network.classifier = score_head(args.score_head, network.feature_dim, sample)
+    head = class_head(args, network)
+    if head is not None:
+        network.classifier = head
     if getattr(args, "backbone_weights", None):
         print(load_weights(network, Path(args.backbone_weights)))
     return network
+
+
+def _note_sizes(network: MammothBackbone) -> None:
+    """Tell the sizes of features and outputs by the head, as far as the network does not."""
+    for name, attribute in (("feature_dim", "in_features"), ("num_outputs", "out_features")):
+        if not hasattr(network, name) and hasattr(getattr(network, "classifier", None), attribute):
+            setattr(network, name, getattr(network.classifier, attribute))
 
 
 def _factory(name: str) -> Callable[..., ContinualBackbone]:
@@ -145,14 +242,18 @@ def _factory(name: str) -> Callable[..., ContinualBackbone]:
 
 
 def _options(factory: Callable[..., Any]) -> list[tuple[inspect.Parameter, Any, str | None]]:
-    hints = get_type_hints(factory, include_extras=True)
+    typed = vars(factory).get("__init__", factory) if isinstance(factory, type) else factory
+    hints = get_type_hints(typed, include_extras=True)
     options = []
     for parameter in inspect.signature(factory).parameters.values():
         if parameter.default is parameter.empty:
             continue
-        annotation, text, converter = hints.get(parameter.name, str), None, []
+        plain = str if parameter.default is None else type(parameter.default)
+        annotation, text, converter = hints.get(parameter.name, plain), None, []
         if get_origin(annotation) is Annotated:
             annotation, text, *converter = get_args(annotation)
+        if not isinstance(annotation, type):
+            annotation = plain
         kind = converter[0] if converter else {bool: true_or_false, int: positive}.get(annotation, annotation)
         options.append((parameter, kind, text))
     return options

@@ -6,6 +6,7 @@ from argparse import Namespace
 from typing import TYPE_CHECKING, cast
 
 from utils.args import complete
+from utils.paths import set_base_path
 from utils.registry import Registry
 
 if TYPE_CHECKING:
@@ -30,8 +31,14 @@ def get_dataset_names() -> list[str]:
 
 
 def get_dataset_class(args: Namespace | str) -> type[ContinualDataset]:
-    """The stream's class; raises UsageError with the nearest names if there is none."""
-    return cast("type[ContinualDataset]", REGISTRY.get(args if isinstance(args, str) else args.dataset))
+    """The stream's class; raises UsageError with the nearest names if there is none.
+
+    One that is written for Mammoth is taken over (datasets/utils/mammoth_stream.py).
+    """
+    cls = cast("type[ContinualDataset]", REGISTRY.get(args if isinstance(args, str) else args.dataset))
+    from datasets.utils.mammoth_stream import taken_over
+
+    return taken_over(cls)  # type: ignore[arg-type]
 
 
 def get_dataset(args: Namespace) -> ContinualDataset:
@@ -41,6 +48,7 @@ def get_dataset(args: Namespace) -> ContinualDataset:
     `args.input_shape`, which `backbone.get_backbone(args)` needs.
     """
     complete(args)
+    set_base_path(getattr(args, "base_path", None) or "data")
     dataset = get_dataset_class(args)(args)
     args.num_classes = dataset.N_CLASSES
     args.input_shape = dataset.input_shape

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
+import inspect
+import sys
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,6 +18,11 @@ if TYPE_CHECKING:
     from models.utils.continual_model import ContinualModel
 
 REGISTRY = Registry("models", "model")
+# Options that every run of Mammoth has and ours have not, with the only value there is here.
+MAMMOTH_OPTIONS = {
+    **{"distributed": "no", "inference_only": 0, "code_optimization": 0, "ignore_other_metrics": 0},
+    **{"enable_other_metrics": 0, "csv_log": 0, "disable_log": 0, "notes": None, "conf_jobnum": "0"},
+}
 
 
 def register_model(name: str):  # type: ignore[no-untyped-def]
@@ -36,6 +43,57 @@ def get_model_names() -> list[str]:
 def get_model_class(args: Namespace | str) -> type[ContinualModel]:
     """The method's class; raises UsageError with the nearest names if there is none."""
     return cast("type[ContinualModel]", REGISTRY.get(args if isinstance(args, str) else args.model))
+
+
+def get_model_parser(name: str, parser: ArgumentParser) -> ArgumentParser:
+    """Add the options of a method.
+
+    Besides `get_parser(parser)` the two older forms of Mammoth are taken: `get_parser()` of the class, or of its
+    module, that makes and returns a parser of its own. Of an option that every run has, a plugin sets the default.
+    """
+    cls = get_model_class(name)
+    given = cls.get_parser
+    if given is _base_class().get_parser:
+        given = getattr(sys.modules[cls.__module__], "get_parser", given)
+    if not inspect.signature(given).parameters:
+        _take_over(parser, given())  # type: ignore[call-arg]
+    elif name in REGISTRY.plugin_of():
+        own = ArgumentParser(add_help=False)
+        returned = given(own)
+        _take_over(parser, returned if isinstance(returned, ArgumentParser) else own)
+    else:
+        given(parser)
+    return parser
+
+
+def _take_over(parser: ArgumentParser, own: ArgumentParser) -> None:
+    """Add the options of another parser; one that both have stays and gets its default."""
+    titles = {id(action): group.title for group in own._action_groups for action in group._group_actions}
+    groups = {group.title: group for group in parser._action_groups}
+    for action in own._actions:
+        known = [
+            parser._option_string_actions[flag]
+            for flag in action.option_strings
+            if flag in parser._option_string_actions
+        ]
+        if "--help" in action.option_strings:
+            continue
+        if known:
+            known[0].default = action.default if action.default is not None else known[0].default
+            continue
+        title = titles[id(action)]
+        if title not in groups:
+            groups[title] = parser.add_argument_group(title)
+        groups[title]._add_action(action)
+    for action in parser._actions:
+        # Not set_defaults: it would pass for what the command line gave.
+        action.default = own._defaults.get(action.dest, action.default)
+
+
+def _base_class() -> type[ContinualModel]:
+    from models.utils.continual_model import ContinualModel
+
+    return ContinualModel
 
 
 def check_compatibility(model: str, setting: str, stream: str) -> None:
@@ -62,9 +120,21 @@ def get_model(
 ) -> ContinualModel:
     """Build the method `args.model` around a backbone, for a stream; fills in what `args` lacks.
 
+    A constructor may leave `dataset` out, as older ones of Mammoth do.
+
     Raises:
         UsageError: unknown method, or one that does not fit the stream's setting.
     """
     complete(args)
     check_compatibility(args.model, dataset.SETTING, dataset.NAME)
-    return get_model_class(args)(backbone, loss, args, transform, dataset=dataset)
+    cls = get_model_class(args)
+    if cls.is_mammoth_style():
+        vars(args).update({name: value for name, value in MAMMOTH_OPTIONS.items() if not hasattr(args, name)})
+    model = cls.__new__(cls)
+    # For constructors that cannot pass it on.
+    vars(model)["dataset"] = dataset
+    parameters = inspect.signature(cls.__init__).parameters
+    takes_dataset = "dataset" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    cls.__init__(model, backbone, loss, args, transform, **({"dataset": dataset} if takes_dataset else {}))
+    model.constructed(dataset)
+    return model

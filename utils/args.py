@@ -1,8 +1,8 @@
 """The command line and the configuration files: one resolved set of values, each knowing where it came from.
 
 Layers, each overriding the one before: defaults of the parser, configs/datasets/<dataset>.yaml,
-configs/models/<model>.yaml (its `default` block, then the best values for this stream with `--model_config best`),
-the file of `--config`, the command line. Only the chosen method, stream and backbone are imported.
+configs/models/<model>.yaml (its `default` block, then with `--model_config` the best values for this stream or a preset
+of the method), the file of `--config`, the command line. Only the chosen method, stream and backbone are imported.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 
 from utils.config import config_layer, for_backbone, merge, read_yaml
 from utils.errors import DataError, UsageError
+from utils.plugins import activate
 from utils.registry import Registry, nearest, normalise, unknown_name_message
 
 # Values that say how or where a run is executed, not what it computes: a resumed run may change them.
@@ -72,9 +73,23 @@ def int_list(text: str | Sequence[int]) -> list[int]:
         raise argparse.ArgumentTypeError(f"'{text}' is not a list of whole numbers such as 3,1,2") from error
 
 
+def _whole(text: str | int) -> int:
+    try:
+        return int(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"'{text}' is no whole number") from error
+
+
+def _number(text: str | float) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"'{text}' is no number") from error
+
+
 def positive(text: str | int) -> int:
     """A whole number of at least 1."""
-    value = int(text)
+    value = _whole(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} is not at least 1")
     return value
@@ -82,7 +97,7 @@ def positive(text: str | int) -> int:
 
 def not_negative(text: str | int) -> int:
     """A whole number of at least 0."""
-    value = int(text)
+    value = _whole(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"{value} is negative")
     return value
@@ -90,7 +105,7 @@ def not_negative(text: str | int) -> int:
 
 def positive_number(text: str | float) -> float:
     """A number above 0."""
-    value = float(text)
+    value = _number(text)
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{value:g} is not above 0")
     return value
@@ -98,7 +113,7 @@ def positive_number(text: str | float) -> float:
 
 def seed_number(text: str | int) -> int:
     """A whole number that every generator takes as a seed: 0 to 2**63 - 1."""
-    value = int(text)
+    value = _whole(text)
     if not 0 <= value < 2**63:
         raise argparse.ArgumentTypeError(f"{value} is not between 0 and 2**63 - 1")
     return value
@@ -106,10 +121,37 @@ def seed_number(text: str | int) -> int:
 
 def percentage(text: str | float) -> float:
     """A number between 0 and 100, both excluded."""
-    value = float(text)
+    value = _number(text)
     if not 0 < value < 100:
         raise argparse.ArgumentTypeError(f"{value:g} is not between 0 and 100")
     return value
+
+
+def share(text: str | float) -> float:
+    """A number between 0 and 1, both included."""
+    value = _number(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{value:g} is not between 0 and 1")
+    return value
+
+
+def share_of_some(text: str | float) -> float:
+    """A number above 0 and up to 1."""
+    value = share(text)
+    if not value:
+        raise argparse.ArgumentTypeError("0 would leave nothing; take a number above 0 and up to 1")
+    return value
+
+
+def duration(text: str | float) -> float:
+    """Seconds: a number, or a number with s, m, h behind it for seconds, minutes, hours."""
+    number = str(text).strip().lower()
+    unit = {"s": 1, "m": 60, "h": 3600}.get(number[-1:])
+    try:
+        value = float(number[:-1]) * unit if unit else float(number)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"'{text}' is no duration such as 90, 90s, 15m or 2h") from error
+    return positive_number(value)
 
 
 def interval(text: str | Sequence[float]) -> list[float]:
@@ -122,6 +164,14 @@ def interval(text: str | Sequence[float]) -> list[float]:
     if not float("-inf") < low < high < float("inf"):
         raise argparse.ArgumentTypeError(f"'{text}': the first number must be below the second, and both finite")
     return [low, high]
+
+
+def plugin_file(text: str) -> str:
+    """The absolute path of a Python file."""
+    path = Path(text).expanduser().resolve()
+    if not path.is_file():
+        raise argparse.ArgumentTypeError(f"there is no file {path}")
+    return str(path)
 
 
 def wandb_project(text: str) -> str:
@@ -165,7 +215,34 @@ def add_experiment_args(parser: ArgumentParser) -> None:
         help="do not update batch-norm statistics; scale and shift learn",
     )
     group.add_argument("--batch_size", type=positive, help="samples a step from the stream")
-    group.add_argument("--n_epochs", type=not_negative, help="epochs of every task")
+    group.add_argument(
+        "--fitting_mode",
+        choices=["epochs", "iters", "time", "early_stopping"],
+        default="epochs",
+        help="what ends a task: n_epochs, n_iters, fitting_time, or that validation gets no better (needs "
+        "--validation; figures are then of the test data)",
+    )
+    group.add_argument("--n_epochs", type=not_negative, help="epochs of every task; with early_stopping, at most")
+    group.add_argument("--n_iters", type=positive, help="iters: batches of every task")
+    group.add_argument(
+        "--fitting_time", type=duration, help="time: of every task, e.g. 90s, 15m, 2h (seconds without a unit)"
+    )
+    group.add_argument(
+        "--early_stopping_patience", type=positive, default=5, help="evaluations without improvement that end a task"
+    )
+    group.add_argument(
+        "--early_stopping_metric",
+        choices=["loss", "accuracy", "srcc"],
+        default="loss",
+        help="what is to improve on validation: the stream's loss, class-IL accuracy (classes), SRCC (scores)",
+    )
+    group.add_argument(
+        "--early_stopping_epsilon",
+        type=float,
+        default=1e-6,
+        help="improvements up to this are none (accuracy and SRCC are in percent)",
+    )
+    group.add_argument("--early_stopping_freq", type=positive, default=1, help="epochs between evaluations")
     group.add_argument("--base_epochs", type=not_negative, help="epochs of the first task (default: n_epochs)")
     group.add_argument("--online", type=true_or_false, default=False, help="one epoch a task, the first included")
     group.add_argument("--n_tasks", type=positive, help="number of tasks; with a base session, of grades after it")
@@ -173,17 +250,48 @@ def add_experiment_args(parser: ArgumentParser) -> None:
     group.add_argument("--custom_task_order", type=int_list, help="explicit order, tasks counted from 1, e.g. 3,1,2")
     group.add_argument("--joint", type=true_or_false, default=False, help="train on all tasks at once (upper bound)")
     group.add_argument(
-        "--validation", type=percentage, help="percent of each task's training data to evaluate on instead of test"
+        "--validation",
+        type=percentage,
+        help="percent of each task's training data to hold out and evaluate on instead of test, or to stop early by",
+    )
+    group.add_argument(
+        "--validation_mode",
+        choices=["current", "complete"],
+        default="current",
+        help="early stopping goes by the held-out samples of the current task, or of all tasks so far",
+    )
+    group.add_argument(
+        "--label_noise",
+        "--noise_type",
+        choices=["symmetric", "asymmetric"],
+        help="how training labels are wrong: any other class, or the one it is mistaken for (default: symmetric)",
+    )
+    group.add_argument("--noise_rate", type=share, help="share of the training labels that are wrong (default: none)")
+    group.add_argument(
+        "--label_perc",
+        type=share_of_some,
+        default=1.0,
+        help="share of each task's training samples with a label; methods that need labels get no others",
+    )
+    group.add_argument(
+        "--label_perc_by_class", type=share_of_some, default=1.0, help="the same, as a share of every class of a task"
     )
     group.add_argument("--eval_epochs", type=positive, help="also evaluate every N epochs within a task")
     group.add_argument("--seed", type=seed_number, default=0, help="of every random number in the run")
     group.add_argument(
         "--model_config",
-        choices=["default", "base", "best"],
         default="default",
-        help="values from configs/models: the default block, or the best for this stream",
+        help="values from configs/models: the default block, best for this stream, or a preset of the method by name",
     )
     group.add_argument("--config", help="YAML file of values, e.g. the config.yaml of an earlier run")
+    group.add_argument(
+        "--plugin",
+        type=plugin_file,
+        nargs="+",
+        action="extend",
+        default=[],
+        help="Python files that define methods, streams or backbones, of this project's form or of Mammoth's",
+    )
 
 
 def add_management_args(parser: ArgumentParser) -> None:
@@ -306,6 +414,9 @@ def parse_args(argv: Sequence[str] | None = None, data_is_here: bool = True) -> 
             raise UsageError("--resume takes the configuration of the run; leave out --config")
     config = read_yaml(resumed or Path(first.config)) if resumed or hasattr(first, "config") else {}
     chosen = {**{k: v for k, v in config.items() if k in ("model", "dataset", "backbone")}, **vars(first)}
+    activate(
+        first.plugin if hasattr(first, "plugin") else _plugins_of(config, resumed or first.config if config else "")
+    )
     if "help" in chosen and not ("model" in chosen or "dataset" in chosen):
         print(_help_text(parser))
         raise SystemExit(0)
@@ -322,6 +433,7 @@ def complete(args: Namespace) -> None:
 
     What it has stays, except None where there is a default. A namespace from parse_args is complete already.
     """
+    activate(getattr(args, "plugin", None) or [])
     if hasattr(args, "sources"):
         return
     chosen = {name: value for name in ("model", "dataset", "backbone") if (value := getattr(args, name, None))}
@@ -388,6 +500,7 @@ def _resolve(
     ]
     if missing:
         raise UsageError(f"{args.model} on {args.dataset} needs {', '.join(missing)}")
+    get_dataset_class(chosen["dataset"]).check_options(args)
     return args
 
 
@@ -411,13 +524,18 @@ def _layers(
             # They are in memory: processes that read ahead would only copy them.
             layers.append(("features", {"backbone": "clip-features", "num_workers": 0}))
     if "model" in chosen:
-        from models import get_model_class
+        from models import REGISTRY, get_model_parser
         from models.utils import load_model_config
 
         chosen["model"] = normalise(str(chosen["model"]))
-        get_model_class(chosen["model"]).get_parser(parser)
+        get_model_parser(chosen["model"], parser)
         choice = Namespace(model=chosen["model"], dataset=chosen.get("dataset"), model_config=model_config)
-        layers.append((f"configs/models/{chosen['model']}.yaml", load_model_config(choice, buffer_size)))
+        if chosen["model"] not in REGISTRY.plugin_of():
+            layers.append((f"configs/models/{chosen['model']}.yaml", load_model_config(choice, buffer_size)))
+        elif model_config not in ("default", "base"):
+            raise UsageError(
+                f"--model_config {model_config}: {chosen['model']} is a plugin's and has no file of values"
+            )
     layers.append(last)
     names = [chosen.get("backbone"), *(content.get("backbone") for _, content in reversed(layers))]
     backbone = next((normalise(str(name)) for name in names if name), None)
@@ -430,6 +548,15 @@ def _layers(
         known = {action.dest for action in parser._actions}
         layers[0] = (layers[0][0], {name: value for name, value in layers[0][1].items() if name in known})
     return [(layer, for_backbone(content, backbone)) for layer, content in layers]
+
+
+def _plugins_of(config: dict[str, Any], place: str | Path) -> list[str]:
+    """The plugins that a file of values names."""
+    named = config.get("plugin") or []
+    try:
+        return [plugin_file(str(path)) for path in (named if isinstance(named, list) else [named])]
+    except argparse.ArgumentTypeError as error:
+        raise UsageError(f"{place}: plugin: {error}") from error
 
 
 def _parse_known(parser: ArgumentParser, argv: Sequence[str]) -> tuple[Namespace, list[str]]:

@@ -8,10 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from utils.augmentations import apply_transform
+from utils.buffer_filling import fill_buffer as fill_buffer
+from utils.buffer_filling import icarl_replay as icarl_replay
+from utils.buffer_filling import reservoir as reservoir
 from utils.registry import unknown_name_message
 from utils.selection import NEED_KEYS, NEED_LABELS, STRATEGIES, Request
 
 ATTRIBUTES = ("examples", "labels", "logits", "task_labels")
+# What Mammoth calls strategies that we have under another name.
+ALIASES = {"balancoir": "class-balanced", "labelbalanced": "class-balanced"}
 
 
 class Buffer(nn.Module):
@@ -25,7 +31,9 @@ class Buffer(nn.Module):
         buffer_size: capacity in samples; 0 makes a memory that keeps nothing.
         device: where the content lives.
         sample_selection_strategy: which samples stay; a key of `utils.selection.STRATEGIES`.
-        seed: of the generator behind both the strategy and `get_data`.
+        seed: of the generator behind both the strategy and `get_data`; drawn from the global generator by default.
+        n_tasks: tasks of the stream, which older methods of Mammoth pass, third in order; without effect.
+        mode: older name of the strategy.
 
     Raises:
         ValueError: negative capacity or unknown strategy.
@@ -35,13 +43,18 @@ class Buffer(nn.Module):
         self,
         buffer_size: int,
         device: str | torch.device = "cpu",
-        sample_selection_strategy: str = "reservoir",
-        seed: int = 0,
+        sample_selection_strategy: str | int = "reservoir",
+        seed: int | None = None,
+        n_tasks: int | None = None,
+        mode: str | None = None,
     ) -> None:
         super().__init__()
         if buffer_size < 0:
             raise ValueError(f"buffer_size must be 0 or more, not {buffer_size}")
-        strategy = sample_selection_strategy.replace("_", "-")
+        if isinstance(sample_selection_strategy, int):
+            sample_selection_strategy = "reservoir"
+        strategy = (mode or sample_selection_strategy).replace("_", "-")
+        strategy = ALIASES.get(strategy, strategy)
         if strategy not in STRATEGIES:
             raise ValueError(unknown_name_message("sample selection strategy", strategy, STRATEGIES))
         self.buffer_size = buffer_size
@@ -50,7 +63,8 @@ class Buffer(nn.Module):
         self.num_seen_examples = 0
         self.n_stored = 0
         self.attributes: list[str] = []
-        self.generator = torch.Generator().manual_seed(seed)
+        drawn = int(torch.randint(2**62, ())) if seed is None else seed
+        self.generator = torch.Generator().manual_seed(drawn)
         self.selection_keys = torch.zeros(buffer_size, dtype=torch.float64)
 
     def __len__(self) -> int:
@@ -85,6 +99,7 @@ class Buffer(nn.Module):
         Args:
             examples: (B, ...), any dtype.
             labels, logits, task_labels, more: (B, ...) each. The attributes of the first call are those of all calls.
+                Where all task_labels are equal, any number of them will do.
 
         Returns:
             (B,) slot that each sample went to, -1 for one that was not kept.
@@ -94,6 +109,8 @@ class Buffer(nn.Module):
         """
         given = {"examples": examples, "labels": labels, "logits": logits, "task_labels": task_labels, **more}
         batch = {name: value.detach() for name, value in given.items() if value is not None}
+        if task_labels is not None and len(task_labels) != len(examples) and len(task_labels.unique()) == 1:
+            batch["task_labels"] = batch["task_labels"][:1].expand(len(examples))
         lengths = {name: len(values) for name, values in batch.items()}
         if len(set(lengths.values())) > 1:
             raise ValueError(f"every attribute needs one row for each sample, not {lengths}")
@@ -137,26 +154,48 @@ class Buffer(nn.Module):
         transform: Callable[[Tensor], Tensor] | None = None,
         return_index: bool = False,
         device: str | torch.device | None = None,
+        mask_task_out: int | None = None,
+        cpt: int | None = None,
+        return_not_aug: bool = False,
+        not_aug_transform: Callable[[Tensor], Tensor] | None = None,
     ) -> tuple[Tensor, ...]:
         """A random draw without replacement.
 
         Args:
             size: how many; all there are, in random order, if fewer are stored.
-            transform: applied to the examples as one batch.
+            transform: applied to the examples as one batch; one of torchvision's, sample by sample.
             return_index: put the slots of the drawn samples first in the result.
             device: where the result goes (default: where the content is).
+            mask_task_out: leave out the samples of this task.
+            cpt: classes of every task, to tell the task of a sample by its label where no task labels are stored.
+            return_not_aug: put the examples without `transform` before those with it.
+            not_aug_transform: applied to these.
 
         Returns:
-            ([indices,] examples, labels, ...): the attributes given to `add_data`, in the order of that signature.
+            ([indices,] [not augmented,] examples, labels, ...): the attributes given to `add_data`, in the order of
+            that signature.
 
         Raises:
-            ValueError: the buffer is empty; ask `is_empty()` first.
+            ValueError: the buffer is empty, ask `is_empty()` first; or the tasks of its samples are not known.
         """
         if self.is_empty():
             raise ValueError("nothing is stored in the buffer; ask is_empty() before get_data()")
-        indices = torch.randperm(self.n_stored, generator=self.generator)[: max(size, 0)]
+        indices = torch.randperm(self.n_stored, generator=self.generator)
+        if mask_task_out is not None:
+            indices = indices[(self._tasks(cpt)[: self.n_stored] != mask_task_out).cpu()[indices]]
+        indices = indices[: max(size, 0)]
         data = self.get_data_by_index(indices, transform=transform, device=device)
+        if return_not_aug:
+            data = (self.get_data_by_index(indices, transform=not_aug_transform, device=device)[0], *data)
         return (indices.to(data[0].device), *data) if return_index else data
+
+    def _tasks(self, cpt: int | None) -> Tensor:
+        """(buffer_size,) task of every slot."""
+        if "task_labels" in self.attributes:
+            return self._tensors()["task_labels"]
+        if cpt is None or "labels" not in self.attributes:
+            raise ValueError("the tasks of the stored samples are not known: store task_labels, or pass cpt=")
+        return self._tensors()["labels"] // cpt
 
     def get_data_by_index(
         self,
@@ -174,7 +213,7 @@ class Buffer(nn.Module):
         if len(indexes) and not (0 <= int(indexes.min()) and int(indexes.max()) < self.n_stored):
             raise IndexError(f"slots {indexes.tolist()} asked for, but only the first {self.n_stored} are in use")
         examples, *others = (tensor[indexes].to(target) for tensor in self._tensors().values())
-        return (transform(examples) if transform is not None else examples, *others)
+        return (apply_transform(examples, transform), *others)
 
     def get_all_data(
         self, transform: Callable[[Tensor], Tensor] | None = None, device: str | torch.device | None = None

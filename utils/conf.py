@@ -5,12 +5,17 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import sys
 from argparse import Namespace
+from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import DataLoader
 
 from utils.errors import UsageError
+from utils.paths import base_path as base_path
+from utils.paths import set_base_path as set_base_path
 
 
 def derive_seed(seed: int, *names: object) -> int:
@@ -69,12 +74,50 @@ def set_rng_state(state: dict) -> None:
         torch.cuda.set_rng_state_all(state["cuda"])
 
 
+def set_random_seed_worker(worker_id: int) -> None:
+    """Seed Python and NumPy in a process of torch's DataLoader, from the seed that torch has given it."""
+    seed = torch.initial_seed() % 2**32
+    random.seed(seed)
+    np.random.seed(seed)
+
+
+def create_seeded_dataloader(args: Namespace, dataset: Any, non_verbose: bool = False, **options: Any) -> DataLoader:
+    """torch's DataLoader over a data set, its order a function of the run's seed.
+
+    Args:
+        args: of the run.
+        dataset: samples by index.
+        non_verbose: without effect.
+        options: of DataLoader; `num_workers` is the run's by default.
+    """
+    given = {"num_workers": getattr(args, "num_workers", None) or 0, "worker_init_fn": set_random_seed_worker}
+    generator = named_generator(getattr(args, "seed", None) or 0, "data loader")
+    return DataLoader(dataset, **{**given, "generator": generator, **options})
+
+
+def warn_once(*message: object) -> None:
+    """Print a warning the first time that it is given."""
+    text = " ".join(map(str, message))
+    if text not in _warned:
+        _warned.add(text)
+        print(f"warning: {text}", file=sys.stderr)
+
+
+_warned: set[str] = set()
+_device_of_run = torch.device("cpu")
+
+
 def get_device(args: Namespace | None = None) -> torch.device:
     """The device a run uses: `--device` if given, else the first of `--gpus`, else the CPU.
+
+    Without arguments, the device that this process was asked about last.
 
     Raises:
         UsageError: a GPU was asked for and torch sees none, or fewer.
     """
+    global _device_of_run
+    if args is None:
+        return _device_of_run
     gpus = getattr(args, "gpus", None)
     name = getattr(args, "device", None) or (f"cuda:{gpus[0]}" if gpus else "cpu")
     try:
@@ -90,6 +133,7 @@ def get_device(args: Namespace | None = None) -> torch.device:
                 f"{name} was asked for, but torch {torch.__version__} sees {seen} CUDA device(s); leave out "
                 "--gpus and --device to run on the CPU, or check the driver and the torch build"
             )
+    _device_of_run = device
     return device
 
 

@@ -108,8 +108,8 @@ def read_search(path: Path) -> Search:
             args = check_words(search.lines(choice)[0].words)
     if evaluated_on(args) != "validation":
         raise UsageError(
-            f"{path}: without 'validation' under 'values' the search would choose on test data, and with early stopping "
-            "too, which uses validation data up; give a percentage of the training data, e.g. validation: 20"
+            f"{path}: without 'validation' under 'values' the search would choose on test data, with early stopping as "
+            "well, which uses it up; give a percentage of the training data, e.g. validation: 20"
         )
     is_class_figure = search.figure.startswith(("class_il", "task_il"))
     if is_class_figure == (get_dataset_class(args).resolve_setting(args) in SCORE_SETTINGS):

@@ -169,11 +169,11 @@ class ScoreDataset(ContinualDataset):
 
     def _check_scores(self, scores: np.ndarray) -> None:
         given = getattr(self.args, "score_range", None)
-        outside = np.flatnonzero((scores < given[0]) | (scores > given[1])) if given else np.array([])
-        if len(outside):
+        n_outside = int(((scores < given[0]) | (scores > given[1])).sum()) if given else 0
+        if given and n_outside:
             raise UsageError(
-                f"--score_range {given[0]:g},{given[1]:g}: {len(outside)} of {len(scores)} training scores of {self.NAME} "
-                f"lie outside; they go from {scores.min():g} to {scores.max():g}"
+                f"--score_range {given[0]:g},{given[1]:g}: {n_outside} of {len(scores)} training scores lie outside; "
+                f"those of {self.NAME} go from {scores.min():g} to {scores.max():g}"
             )
         if self.tasks_by == "grade" and self.n_parts > 1 and len(scores) and scores.min() == scores.max():
             raise DataError(

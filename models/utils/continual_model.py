@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,9 +15,14 @@ from torch import Tensor, nn
 from backbone import ContinualBackbone
 from datasets.utils.augment import Transform
 from datasets.utils.continual_dataset import ContinualDataset
+from datasets.utils.open_data import open_data
+from utils.augmentations import OneOrMany
 from utils.buffer import Buffer
+from utils.class_losses import ClassLoss, sampled_counts
 from utils.conf import derive_seed, get_device
-from utils.errors import TrainingError, UsageError
+from utils.errors import StorageError, TrainingError, UsageError
+from utils.plain_state import PlainState
+from utils.second_stage import second_stage
 
 OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
@@ -26,6 +33,13 @@ class ContinualModel(nn.Module):
     Everything a method needs to go on after a stop must be in `state_dict()`: parameters, buffers, submodules that
     exist from the constructor on, and whatever a subclass adds to `get_extra_state`.
 
+    A method written for Mammoth runs as it stands. It is told by a constructor that can do without `dataset` (a plugin
+    without a constructor is one too), and gets what it expects: raw samples as floats in [0, 1]; a
+    `train_loader.dataset` with `data`, `targets`, `transform` and samples by index (datasets/utils/open_data.py), to
+    which fields for `observe` may be added; transforms that also take a single sample; an optimiser that stays if it
+    made one itself. State that it keeps in plain attributes is part of the checkpoint as far as it is made of values
+    and tensors (utils/plain_state.py); where it is not, a note says so and `--resume` refuses.
+
     Attributes:
         NAME: as in --model.
         COMPATIBILITY: settings the method works in.
@@ -33,6 +47,7 @@ class ContinualModel(nn.Module):
         loss: loss(outputs, labels). transform: raw batch -> network input, augmented.
         normalization_transform: raw batch -> network input, not augmented.
         args, device, dataset: of the run.
+        cpt: N_CLASSES_PER_TASK of the stream.
         task_iteration, epoch_iteration: batches seen in this task, in this epoch.
         logged: what `log` was given in the current batch.
 
@@ -53,23 +68,52 @@ class ContinualModel(nn.Module):
         loss: Callable[..., Tensor],
         args: Namespace,
         transform: Callable[[Tensor], Tensor] | None,
-        dataset: ContinualDataset,
+        dataset: ContinualDataset | None = None,
     ) -> None:
         super().__init__()
+        dataset = vars(self).get("dataset") if dataset is None else dataset
+        if dataset is None:
+            raise TypeError(f"{type(self).__name__}: no stream; pass dataset=, or build it with models.get_model")
         self.args = args
         self.device = get_device(args)
         self.net = backbone.to(self.device)
         self.loss = loss
         self.dataset = dataset
         self.transform: Callable[[Tensor], Tensor] = transform if transform is not None else Transform([])
-        self.normalization_transform = dataset.get_normalization_transform()
+        self.normalization_transform: Callable[[Tensor], Tensor] = dataset.get_normalization_transform()
+        if self.is_mammoth_style():
+            n_dims = len(dataset.input_shape)
+            self.transform = OneOrMany(self.transform, n_dims)
+            self.normalization_transform = OneOrMany(self.normalization_transform, n_dims)
+            self.N_TASKS, self.N_CLASSES, self.SETTING = dataset.N_TASKS, dataset.N_CLASSES, dataset.SETTING
         self.current_task = 0
         self.n_tasks = dataset.N_TASKS
         self.num_classes = dataset.N_CLASSES
+        self.cpt = dataset.N_CLASSES_PER_TASK
         self.task_iteration = 0
         self.epoch_iteration = 0
         self.logged: dict[str, float] = {}
         self._opt: Any = None
+        self.second_stage = second_stage(self)
+        self._opt_was_set = self._opt_is_own = False
+        self._plain_state: PlainState | None = None
+
+    @classmethod
+    def is_mammoth_style(cls) -> bool:
+        """Whether the method is written for Mammoth; see above."""
+        owner = next(base for base in cls.__mro__ if "__init__" in vars(base))
+        if owner is ContinualModel:
+            return cls.__module__.startswith("plugin_")
+        dataset = inspect.signature(vars(owner)["__init__"]).parameters.get("dataset")
+        return dataset is None or dataset.default is not dataset.empty
+
+    def constructed(self, dataset: ContinualDataset) -> None:
+        """Called by `models.get_model` when the constructor is done."""
+        # Some methods of Mammoth make a stream of their own in the constructor.
+        self.dataset = dataset
+        self._opt_is_own = self._opt_was_set
+        if self.is_mammoth_style():
+            self._plain_state = PlainState(self)
 
     @staticmethod
     def get_parser(parser: ArgumentParser) -> ArgumentParser:
@@ -105,7 +149,9 @@ class ContinualModel(nn.Module):
         """Called after the last batch of an epoch."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Head outputs for network inputs."""
+        """Head outputs for network inputs; after a task with --stage2 those of the classifier made for evaluation."""
+        if self.second_stage is not None and self.second_stage.is_of(self.current_task):
+            return self.second_stage(self.net(x, returnt="features"))
         return self.net(x)
 
     # What a method uses
@@ -150,6 +196,7 @@ class ContinualModel(nn.Module):
     @opt.setter
     def opt(self, optimizer: torch.optim.Optimizer | None) -> None:
         self._opt = optimizer
+        self._opt_was_set = True
 
     def make_buffer(self, sample_selection_strategy: str = "reservoir") -> Buffer:
         """A replay buffer of `buffer_capacity` samples with a generator of its own."""
@@ -203,6 +250,13 @@ class ContinualModel(nn.Module):
             name: float(value.detach() if isinstance(value, Tensor) else value) for name, value in values.items()
         }
 
+    def autolog_wandb(self, local_variables: dict[str, Any], extra: dict[str, Any] | None = None) -> None:
+        """Mammoth's way to record a step: every number among the local variables whose name has "loss" in it."""
+        named = {name: value for name, value in local_variables.items() if "loss" in name.lower() and name != "loss"}
+        for name, value in {**named, **(extra or {})}.items():
+            if isinstance(value, int | float) or (isinstance(value, Tensor) and value.numel() == 1):
+                self.log(**{name: value})
+
     def get_offsets(self, task: int | None = None) -> tuple[int, int]:
         """(first, end) output of a task's classes; of the current task by default."""
         return self.dataset.get_offsets(self.current_task if task is None else task)
@@ -232,21 +286,40 @@ class ContinualModel(nn.Module):
         self.current_task = dataset.current_task
         self.task_iteration = self.epoch_iteration = 0
         self.task_epoch = 0
+        if self.is_mammoth_style():
+            open_data(dataset.train_loader)
+        self._opt_was_set = False
         self.begin_task(dataset)
-        self.opt = self.get_optimizer()
+        self._opt_is_own |= self._opt_was_set and self.is_mammoth_style()
+        if not self._opt_is_own:
+            self._opt = self.get_optimizer()
 
     def meta_end_task(self, dataset: ContinualDataset) -> None:
         self.end_task(dataset)
+        if self.second_stage is not None:
+            self.second_stage.fit(self)
+        lost = self._lost_state()
+        if lost and self.current_task == 0:
+            print(
+                f"note: {self.NAME} keeps {', '.join(lost)} where no checkpoint reaches: if this run is stopped, it "
+                "cannot be continued with --resume",
+                file=sys.stderr,
+            )
 
     def meta_begin_epoch(self, epoch: int, dataset: ContinualDataset) -> None:
         self.task_epoch = epoch
         self.epoch_iteration = 0
+        if isinstance(self.loss, ClassLoss):
+            self.loss.begin_epoch(epoch, sampled_counts(self))
         self.begin_epoch(epoch, dataset)
         if self._option("freeze_bn", False):
             self.net.freeze_batch_norm()
 
     def meta_end_epoch(self, epoch: int, dataset: ContinualDataset) -> None:
         self.end_epoch(epoch, dataset)
+        scheduler = getattr(self, "scheduler", None)
+        if self.is_mammoth_style() and isinstance(scheduler, torch.optim.lr_scheduler.LRScheduler):
+            scheduler.step()
 
     def meta_observe(
         self, inputs: Tensor, labels: Tensor, not_aug_inputs: Tensor, *extras: Tensor, epoch: int | None = None
@@ -257,7 +330,8 @@ class ContinualModel(nn.Module):
             TrainingError: the loss that came back is not finite.
         """
         self.logged = {}
-        loss = float(self.observe(inputs, labels, not_aug_inputs, epoch=epoch))
+        more = {"epoch": epoch, **self._fields_of_batch()} if self.is_mammoth_style() else {"epoch": epoch}
+        loss = float(self.observe(inputs, labels, not_aug_inputs, **_accepted(self.observe, more)))
         self.task_iteration += 1
         self.epoch_iteration += 1
         if not math.isfinite(loss):
@@ -271,12 +345,56 @@ class ContinualModel(nn.Module):
 
     def get_extra_state(self) -> dict[str, Any]:
         """Values beside tensors that a resumed run needs; a subclass adds its own to what this returns."""
-        return {name: getattr(self, name) for name in self._COUNTERS}
+        state: dict[str, Any] = {name: getattr(self, name) for name in self._COUNTERS}
+        if self._plain_state is not None:
+            values, _ = self._plain_state.changed(self)
+            state |= {"plain": values, "lost": self._lost_state(), "copies": self._plain_state.copies(self)}
+            loader = self.dataset.train_loader
+            state["data"] = open_data(loader).state() if loader is not None else None
+        return state
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Put back what `get_extra_state` returned.
+
+        Raises:
+            StorageError: the method had state that no checkpoint could hold.
+        """
+        if state.get("lost"):
+            raise StorageError(
+                f"{self.NAME} kept {', '.join(state['lost'])} where no checkpoint reaches, so this run cannot be "
+                "continued: start it anew. A method that is to be continued keeps its state in parameters, buffers, "
+                "submodules or plain values"
+            )
+        if self._plain_state is not None:
+            self._plain_state.restore(self, state.get("plain", {}), state.get("copies", []))
+            loader = self.dataset.train_loader
+            if loader is not None and state.get("data") is not None:
+                open_data(loader).load_state(state["data"])
         for name in self._COUNTERS:
             setattr(self, name, state[name])
+
+    def _lost_state(self) -> list[str]:
+        """Names of what a resumed run would lack."""
+        if self._plain_state is None:
+            return []
+        return sorted({*self._plain_state.changed(self)[1], *(["opt"] if self._opt_is_own else [])})
+
+    def _fields_of_batch(self) -> dict[str, Any]:
+        """What was added to the samples of the batch that the training loader gave last."""
+        loader = self.dataset.train_loader
+        if loader is None:
+            return {}
+        fields = open_data(loader).fields
+        return {name: torch.as_tensor(values)[loader.positions].to(self.device) for name, values in fields.items()}
 
     def _option(self, name: str, default: Any) -> Any:
         value = getattr(self.args, name, None)
         return default if value is None else value
+
+
+def _accepted(function: Callable[..., Any], values: dict[str, Any]) -> dict[str, Any]:
+    """The keyword arguments that a function takes."""
+    parameters = inspect.signature(function).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return values
+    return {name: value for name, value in values.items() if name in parameters}

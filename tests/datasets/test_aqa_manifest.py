@@ -394,11 +394,9 @@ def test_a_video_backbone_refuses_features_in_words(tmp_path: Path) -> None:
     words = ["--model", "sgd", *trees.options("aqa-manifest", trees.manifest_of_features(tmp_path, 4, 2))]
     with pytest.raises(UsageError, match=r"manifest\.csv names features, .*; add --backbone clip-features"):
         get_dataset(parse_args(words))
-    with pytest.raises(
-        UsageError, match=r"--backbone i3d: it takes clips \(C, T, H, W\), not samples of shape \(6, 3\)"
-    ):
-        args = parse_args([*words, "--backbone", "i3d"])
-        get_dataset(args)
+    args = parse_args([*words, "--backbone", "i3d"])
+    get_dataset(args)
+    with pytest.raises(UsageError, match=r"--backbone i3d: it takes clips \(C, T, H, W\), not .* shape \(6, 3\)"):
         get_backbone(args)
 
 

@@ -1,0 +1,1 @@
+"""Transforms of samples by their names in Mammoth."""

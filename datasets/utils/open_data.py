@@ -1,0 +1,172 @@
+"""A task's samples as arrays that a method may look into, replace and add to, as methods written for Mammoth do."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datasets.utils.augment import ToFloat
+from datasets.utils.loader import StreamLoader, TaskData
+from datasets.utils.sources import TensorSource
+
+# What a field may not be called: the data set's own.
+_OWN = frozenset(
+    {
+        *("source", "indices", "targets", "difficulty", "scores", "true_targets", "data", "transform"),
+        *("not_aug_transform", "fields", "extra_return_fields", "replaced", "classes"),
+    }
+)
+
+
+class OpenData(TaskData):
+    """The samples of one task in the layout of torchvision's data sets.
+
+    Indexed by one number it gives (input, label, not augmented input, fields...) of a sample, so that torch's
+    DataLoader takes it. Indexed by a list it reads a raw batch for the stream's loader, images as floats in [0, 1].
+
+    Attributes:
+        data: uint8 images (n, H, W, C), or (n, H, W) of one channel; samples of other kinds as they are. Assigning
+            replaces the samples; the number of targets must be made to fit.
+        targets: (n,) labels or scores, int64 or float32.
+        transform: what makes an input of a sample.
+        not_aug_transform: raw sample to floats.
+        fields: (n, ...) values by name, passed to `observe` under that name. Assigning a tensor or an array of n rows
+            to any new attribute adds one.
+        extra_return_fields: their names.
+
+    Args:
+        loader: that the samples are read by.
+    """
+
+    def __init__(self, loader: StreamLoader) -> None:
+        given = loader.dataset
+        self.fields: dict[str, Any] = {}
+        self.replaced = False
+        super().__init__(given.source, given.indices, given.targets, given.difficulty, given.scores, given.true_targets)
+        self.transform = loader.transform
+        self.not_aug_transform = ToFloat()
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    @property
+    def targets(self) -> Any:
+        return self._targets
+
+    @targets.setter
+    def targets(self, values: Any) -> None:
+        self.replaced |= hasattr(self, "_targets")
+        self._targets = np.asarray(values.cpu() if isinstance(values, Tensor) else values)
+
+    @property
+    def data(self) -> Any:
+        raw, _, problems = self.source.read(self.indices)
+        if problems:
+            raise ValueError(f"samples cannot be seen as one array, some are unreadable: {problems[0]}")
+        if raw.dtype != torch.uint8 or raw.ndim != 4:
+            return raw.numpy()
+        return raw[:, 0].numpy() if raw.shape[1] == 1 else raw.permute(0, 2, 3, 1).numpy()
+
+    @data.setter
+    def data(self, values: Any) -> None:
+        self.source = TensorSource(as_raw(values))
+        self.indices = np.arange(len(values))
+        self.replaced = True
+
+    @property
+    def extra_return_fields(self) -> tuple[str, ...]:
+        return tuple(self.fields)
+
+    @extra_return_fields.setter
+    def extra_return_fields(self, names: tuple[str, ...]) -> None:
+        for name in names:
+            self.add_extra_return_field(name, self.fields[name] if name in self.fields else getattr(self, name))
+
+    def add_extra_return_field(self, name: str, values: Any) -> None:
+        """Let `observe` have the values of its samples under this name.
+
+        Raises:
+            ValueError: there is not one row for each sample.
+        """
+        if len(values) != len(self):
+            raise ValueError(f"{name}: {len(values)} rows for {len(self)} samples")
+        self.fields[name] = values.detach().cpu() if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        is_field = name not in _OWN and not name.startswith("_") and isinstance(value, Tensor | np.ndarray)
+        if is_field and value.ndim and len(value) == len(self):
+            self.add_extra_return_field(name, value)
+        else:
+            super().__setattr__(name, value)
+
+    def __getattr__(self, name: str) -> Any:
+        fields = vars(self).get("fields", {})
+        if name in fields:
+            return fields[name]
+        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+
+    def __getitem__(self, positions: Any) -> Any:
+        if np.ndim(positions) == 0:
+            return self._sample(int(positions))
+        positions = np.asarray(positions)
+        raw, kept, problems = self.source.read(self.indices[positions])
+        positions = torch.from_numpy(positions[kept])
+        return self.not_aug_transform(raw), torch.from_numpy(self.targets)[positions], positions, problems
+
+    def _sample(self, position: int) -> tuple[Any, ...]:
+        if not -len(self) <= position < len(self):
+            raise IndexError(f"sample {position} of {len(self)}")
+        raw, _, problems = self.source.read(self.indices[[position]])
+        if problems:
+            raise ValueError(problems[0])
+        plain = self.not_aug_transform(raw)
+        label = torch.from_numpy(self.targets)[position]
+        return self.transform(plain)[0], label, plain[0], *(values[position] for values in self.fields.values())
+
+    def state(self) -> dict[str, Any]:
+        """What a method has added or replaced, for a checkpoint."""
+        state: dict[str, Any] = {"fields": dict(self.fields)}
+        if self.replaced:
+            raw, _, _ = self.source.read(self.indices)
+            state |= {"raw": raw, "targets": torch.from_numpy(self.targets)}
+        return state
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Put back what `state` returned."""
+        if "raw" in state:
+            self.source, self.indices = TensorSource(state["raw"]), np.arange(len(state["raw"]))
+            self.targets = state["targets"]
+        self.fields = dict(state["fields"])
+
+
+def open_data(loader: StreamLoader | None) -> OpenData:
+    """The samples of a training loader, opened; they stay so."""
+    assert loader is not None
+    if not isinstance(loader.dataset, OpenData):
+        loader.dataset = OpenData(loader)
+    return loader.dataset
+
+
+def as_raw(values: Any) -> Tensor:
+    """Raw samples from an array in the layout of torchvision's data sets.
+
+    Args:
+        values: (n, H, W) or (n, H, W, C) with 1, 3 or 4 channels in an array; a tensor (n, C, H, W) and everything else
+            stays as it is.
+
+    Raises:
+        ValueError: the samples are no numbers, e.g. names of files.
+    """
+    is_tensor = isinstance(values, Tensor)
+    if not is_tensor and np.asarray(values).dtype.kind not in "uifb":
+        raise ValueError("samples must be numbers in one array; names of files cannot be taken over")
+    raw = values if is_tensor else torch.from_numpy(np.ascontiguousarray(values))
+    if raw.ndim == 3:
+        return raw.unsqueeze(1)
+    if raw.ndim == 4 and not is_tensor and raw.shape[-1] in (1, 3, 4) and math.prod(raw.shape[2:3]) > 1:
+        return raw.permute(0, 3, 1, 2).contiguous()
+    return raw
