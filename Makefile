@@ -5,7 +5,7 @@ VENV ?= .venv
 CONSTRAINTS ?= -c constraints-cpu.txt
 RUN = OMP_WAIT_POLICY=PASSIVE $(VENV)/bin/python
 
-.PHONY: demo test check clean
+.PHONY: demo test test-all check clean
 
 $(VENV)/.runtime: requirements.txt constraints-cpu.txt
 	$(PYTHON) -m venv $(VENV)
@@ -24,7 +24,10 @@ check: $(VENV)/.dev
 	$(VENV)/bin/mypy
 
 test: check
-	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses 2
+	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses 2 --dist worksteal -m "not exhaustive"
+
+test-all: check
+	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses 2 --dist worksteal
 
 clean:
 	rm -rf $(VENV)

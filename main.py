@@ -93,6 +93,9 @@ def train(args: Namespace, run: Run, began: float) -> str:
         loop = Loop(model, dataset, args, run, callbacks)
         if args.resume:
             loop.restore()
+            if run.has_checkpoint:
+                position = f"task {loop.task + 1} of {dataset.N_TASKS}, epoch {loop.epoch + 1}, batch {loop.batch + 1}"
+                print(f"going on with {position}\n")
         if not loop.started:
             split = {"data": dataset.fingerprint(), "tasks": dataset.describe()}
             run.record(event="split", dataset=dataset.NAME, setting=dataset.SETTING, **split)

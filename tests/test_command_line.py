@@ -214,12 +214,15 @@ def test_namespace_made_by_hand_is_enough_to_build_and_train(model):
     from datasets import get_dataset
     from models import get_model
 
-    args = Namespace(model=model, dataset="uiprmd", backbone="temporal", lr=0.01, batch_size=8, buffer_size=4)
+    scores = "grade-il" in get_model_class(model).COMPATIBILITY
+    stream, backbone = ("uiprmd", "temporal") if scores else ("seq-digits", "mlp")
+    args = Namespace(model=model, dataset=stream, backbone=backbone, lr=0.01, batch_size=8, buffer_size=4)
     dataset = get_dataset(args)
     method = get_model(args, get_backbone(args), dataset.get_loss(), dataset.get_transform(), dataset)
     loader, _ = dataset.get_data_loaders()
     assert method.observe(*next(iter(loader))) > 0
-    assert (dataset.get_backbone(), dataset.get_batch_size(), dataset.get_epochs()) == ("temporal", 8, 30)
+    n_epochs = {"uiprmd": 30, "seq-digits": 10}[stream] if model != "gdumb" else 1
+    assert (dataset.get_backbone(), dataset.get_batch_size(), dataset.get_epochs()) == (backbone, 8, n_epochs)
 
 
 def test_hyphens_and_underscores_are_the_same_in_names_and_flags():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import time
 from pathlib import Path
@@ -61,11 +62,12 @@ def test_grid_of_the_repository_begins_by_saying_what_it_is_for(path):
 
 
 def test_grid_of_the_table_in_the_readme_is_the_readmes():
-    runs = read_grid(ROOT / "configs/grids/uiprmd-methods.yaml").runs
-    assert len(runs) == 5 * 2 * 5
-    assert {run["model"] for run in runs} == {"sgd", "frozen", "magr", "er", "joint"}
-    assert all(("buffer_size" in run) is (run["model"] in ("magr", "er")) for run in runs)
-    assert all(("num_samples_per_task" in run) is run["fewshot"] for run in runs)
+    runs = read_grid(ROOT / "configs/grids/caqa-methods.yaml").runs
+    table = (ROOT / "README.md").read_text().split("Scores: pooled SRCC")[1].split("python scripts")[0]
+    models = re.findall(r"^\| `(.+?)` \|", table, re.MULTILINE)
+    assert {name.replace("magr++", "magrpp") for name in models} == {run["model"] for run in runs}
+    assert len(runs) == len(models) * 3 * 2 * 5
+    assert all(run["buffer_size"] == 10 for run in runs if "buffer_size" in run)
 
 
 # What is written

@@ -307,7 +307,7 @@ def test_the_parser_offers_every_default_argument_with_its_help(name: str) -> No
 
 @pytest.mark.parametrize(
     ("line", "message"),
-    [("--depth -1", "-1 is negative"), ("--width 0", "0 is not at least 1"), ("--depth x", "invalid")],
+    [("--depth -1", "-1 is negative"), ("--width 0", "0 is not at least 1"), ("--depth x", "'x' is no whole number")],
 )
 def test_options_refuse_what_is_out_of_their_range(line: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     parser = get_backbone_parser("clip-features", ArgumentParser())

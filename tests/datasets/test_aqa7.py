@@ -278,7 +278,7 @@ def test_a_split_without_the_sport_is_refused(diving: Path) -> None:
 
 def test_a_missing_clip_folder_is_named(diving: Path) -> None:
     shutil.rmtree(diving / "diving-out" / "005")
-    with pytest.raises(DataError, match=rf"1 of 8 .* diving/005: no frames in {diving / 'diving-out' / '005'}"):
+    with pytest.raises(DataError, match=rf"1 of 12 .* diving/005: no frames in {diving / 'diving-out' / '005'}"):
         read_all(stream(diving))
 
 

@@ -11,7 +11,7 @@ import torch
 from datasets import get_dataset
 from datasets.seq_cifar10 import SequentialCIFAR10
 from datasets.utils.continual_dataset import Samples
-from datasets.utils.long_tail import class_sizes, imbalance, share, subsample
+from datasets.utils.long_tail import class_sizes, imbalance, subsample
 from datasets.utils.sources import TensorSource
 from utils.args import parse_args
 from utils.errors import UsageError
@@ -99,7 +99,7 @@ def test_imbalance_is_a_ratio_in_either_direction(text, ratio):
     assert imbalance(text) == ratio
 
 
-@pytest.mark.parametrize(("read", "text"), [(imbalance, "0"), (imbalance, "-1"), (imbalance, "nan"), (share, "1.1")])
+@pytest.mark.parametrize(("read", "text"), [(imbalance, "0"), (imbalance, "-1"), (imbalance, "nan")])
 def test_numbers_that_are_no_ratio_are_refused(read, text):
     with pytest.raises(argparse.ArgumentTypeError):
         read(text)

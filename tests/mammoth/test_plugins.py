@@ -174,7 +174,8 @@ def test_transforms_of_a_stream_of_mammoths_form_are_those_of_its_data_sets():
     assert raw.shape == inputs.shape == (24, 1, 8, 8)
     assert set(labels.tolist()) == {0, 1}
     images, labels = next(iter(test))
-    expected = [stream.written.get_data_loaders()[1][i] for i in range(359)]
+    written = stream.written.get_data_loaders()[1]
+    expected = [written[i] for i in range(359)]
     expected = [item for item in expected if item[1] in (0, 1)]
     assert labels.tolist() == [item[1] for item in expected[: len(labels)]]
     torch.testing.assert_close(images, torch.stack([item[0] for item in expected[: len(labels)]]))

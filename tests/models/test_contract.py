@@ -10,7 +10,7 @@ from itertools import count
 import pytest
 
 import utils.run
-from datasets.utils.continual_dataset import SEMI_SUPERVISED, SETTINGS
+from datasets.utils.continual_dataset import SCORE_SETTINGS, SEMI_SUPERVISED, SETTINGS
 from main import main
 from models import get_model_class, get_model_names
 from models.utils.continual_model import ContinualModel
@@ -44,6 +44,15 @@ CASES = [
     for setting in get_model_class(model).COMPATIBILITY
     if setting in STREAMS
 ]
+
+
+def first_of_each_kind(cases):
+    """The cases, all but a method's first setting with classes and its first with scores marked as exhaustive."""
+    kinds = [(model, setting in SCORE_SETTINGS) for model, setting in cases]
+    return [
+        pytest.param(*case, marks=[] if kinds.index(kind) == position else pytest.mark.exhaustive)
+        for position, (case, kind) in enumerate(zip(cases, kinds, strict=True))
+    ]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -108,7 +117,7 @@ def test_run_stopped_and_resumed_four_times_is_identical_to_one_that_never_was(
     assert identical(expected, run)
 
 
-@pytest.mark.parametrize(("model", "setting"), CASES)
+@pytest.mark.parametrize(("model", "setting"), first_of_each_kind(CASES))
 def test_another_seed_gives_another_run(launch, straight, model, setting):
     def epochs(run):
         return [record for record in map(json.loads, run.metrics.splitlines()) if record["event"] == "epoch"]
@@ -136,7 +145,7 @@ def test_method_is_refused_on_settings_it_does_not_declare_before_data_is_read(l
         assert setting in message
 
 
-@pytest.mark.parametrize(("model", "setting"), CASES)
+@pytest.mark.parametrize(("model", "setting"), first_of_each_kind(CASES))
 def test_batches_of_one_and_a_single_task_are_learnt(launch, model, setting):
     few = " --fitting_mode iters --n_iters "
     assert launch(command(model, setting) + few + "12 --batch_size 1").code == 0
@@ -144,7 +153,9 @@ def test_batches_of_one_and_a_single_task_are_learnt(launch, model, setting):
         assert launch(command(model, setting) + few + "4 --n_tasks 1").code == 0
 
 
-@pytest.mark.parametrize(("model", "setting"), [case for case in CASES if "buffer_size" in command(*case)])
+@pytest.mark.parametrize(
+    ("model", "setting"), first_of_each_kind([case for case in CASES if "buffer_size" in command(*case)])
+)
 @pytest.mark.parametrize(("size", "scope"), [(0, "session"), (1, "total")])
 def test_buffers_of_nothing_or_smaller_than_the_number_of_tasks_work(launch, model, setting, size, scope):
     run = launch(command(model, setting) + f" --buffer_size {size} --buffer_scope {scope} --n_epochs 1")
@@ -153,7 +164,7 @@ def test_buffers_of_nothing_or_smaller_than_the_number_of_tasks_work(launch, mod
         assert run.summary["buffer_bytes"] == 0
 
 
-@pytest.mark.parametrize(("model", "setting"), CASES)
+@pytest.mark.parametrize(("model", "setting"), first_of_each_kind(CASES))
 def test_state_does_not_grow_with_the_length_of_training(launch, straight, model, setting):
     short, long = straight(command(model, setting)), launch(command(model, setting) + " --n_epochs 4")
 

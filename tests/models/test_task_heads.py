@@ -272,7 +272,7 @@ def test_predictions_on_old_tasks_are_those_of_the_first_network_with_frozen_fea
 # LwF beside its baselines
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_on_digits_lwf_lies_between_fine_tuning_and_feature_extraction_and_its_weight_trades_old_for_new(launch):
     line = "--model_config paper --dataset seq-digits --n_tasks 2 --max_samples_per_class 60 --backbone resnet18"
     line += " --width 4 --base_epochs 6 --n_epochs 10 --batch_size 32 --lr 0.01"
