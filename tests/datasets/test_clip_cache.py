@@ -229,7 +229,7 @@ def test_size_and_place_are_told_once(tree: list[Clip], tmp_path: Path, capsys: 
     everything(pickle.loads(pickle.dumps(source)))
     assert capsys.readouterr().err == ""
     cached(tree, tmp_path)
-    assert capsys.readouterr().err == f"clip cache: {N} of {N} clips are in {cache_file(tmp_path)} (0.00 GB)\n"
+    assert capsys.readouterr().err == f"clip cache: {N} of {N} clips are in {cache_file(tmp_path)} ({match[1]} MB)\n"
 
 
 def test_a_cache_that_does_not_fit_is_refused_before_anything_is_written(
