@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
@@ -37,10 +38,16 @@ def wait_until(condition, seconds, what):
 
 
 @pytest.fixture
-def slurm():
-    """A SLURM that takes jobs; whatever a test leaves in the queue is cancelled."""
+def slurm(tmp_path_factory):
+    """A SLURM that takes jobs, for one test at a time; whatever it leaves in the queue is cancelled."""
     if shutil.which("sinfo") is None:
         pytest.skip("no SLURM on this machine")
+    with (tmp_path_factory.getbasetemp().parent / "slurm.lock").open("wb") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX)
+        yield from idle_slurm()
+
+
+def idle_slurm():
     done = subprocess.run(["sinfo", "--noheader", "--format", "%T"], capture_output=True, text=True, check=False)
     if done.returncode or not {"idle", "mixed"} & set(done.stdout.split()):
         pytest.skip("SLURM does not run here; tests/slurm.sh start")
