@@ -62,7 +62,7 @@ def compare(entries: Sequence[Reference], runs: Sequence[StoredRun] | None) -> t
             verdict = entry.verdict(figure, value)
             if runs is not None and value is None:
                 continue
-            all_within &= runs is None or verdict == "reproduced"
+            all_within &= runs is None or verdict == "within tolerance"
             ours = "-" if value is None else number(value)
             rows.append([describe(entry.options), figure, f"{number(reference)} {mark}", ours, seeds or "-", verdict])
     if not rows:

@@ -61,7 +61,7 @@ def test_runs_are_compared_with_the_entry_whose_options_they_have(
     out = capsys.readouterr().out
     assert f"{mean:.2f}" in out
     assert "3-4" in out
-    assert "reproduced" in out
+    assert "within tolerance" in out
     assert main([folder, "--file", str(registry(row(), tolerance=abs(mean - 50) - 0.01))]) == 1
     assert f"{mean - 50:+.1f}" in capsys.readouterr().out
     assert main([folder, "--file", str(registry(row(), tolerance=abs(mean - 50)))]) == 0

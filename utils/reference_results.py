@@ -28,7 +28,7 @@ class Reference:
         options: what a run's configuration must say to belong here.
         reference: figure -> value, in the unit of the figure; from `source`.
         ours: figure -> mean over `seeds` as recorded, empty if nobody ran it here.
-        tolerance: how far ours may be from the reference to count as reproduced.
+        tolerance: how far ours may be from the reference to be within tolerance.
         command, date: how and when ours came about.
         note: what differs from the source.
     """
@@ -53,7 +53,7 @@ class Reference:
             return "not run"
         distance = value - self.reference[figure]
         # Decimal fractions are not exact.
-        return "reproduced" if abs(distance) <= self.tolerance + 1e-9 else f"{distance:+.1f}"
+        return "within tolerance" if abs(distance) <= self.tolerance + 1e-9 else f"{distance:+.1f}"
 
 
 def read_references(path: Path) -> list[Reference]:
