@@ -13,7 +13,7 @@ from models.utils.continual_model import ContinualModel
 from utils.args import add_buffer_args, positive, positive_number
 from utils.augmentations import cutmix_data
 from utils.batch_norm import bn_track_stats
-from utils.conf import derive_seed, get_rng_state, set_random_seed, set_rng_state
+from utils.conf import derive_seed, randomness_apart
 from utils.errors import UsageError
 
 FIRST_EPOCH = 0.1
@@ -65,8 +65,11 @@ class GDumb(ContinualModel):
         if self.buffer.is_empty():
             return
         # Whatever draws in the fitting, it takes nothing from the generators of the stream.
-        state = get_rng_state()
-        set_random_seed(derive_seed(getattr(self.args, "seed", 0), "gdumb", self.current_task))
+        with randomness_apart(derive_seed(getattr(self.args, "seed", 0), "gdumb", self.current_task)):
+            self.fit_anew()
+
+    def fit_anew(self) -> None:
+        """Train a fresh network on the memory."""
         self.net.load_state_dict(get_backbone(self.args).state_dict())
         self.net.train()
         # The optimiser of the task stays the model's own: a checkpoint after the task holds its state.
@@ -78,7 +81,6 @@ class GDumb(ContinualModel):
             for slots in torch.randperm(len(self.buffer)).split(self.args.batch_size):
                 self.fit(*self.buffer.get_data_by_index(slots, transform=self.transform))
         self.opt = of_task
-        set_rng_state(state)
 
     def fit(self, inputs: Tensor, labels: Tensor) -> None:
         """A step on a batch of the memory."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from models.utils.continual_model import ContinualModel
 from utils.args import add_rehearsal_args, positive
-from utils.checkpoints import module_modes, set_module_modes
+from utils.checkpoints import evaluation_mode
 from utils.errors import TrainingError
 from utils.gradients import flat_gradient, trained_parameters
 
@@ -87,12 +87,10 @@ class GSS(ContinualModel):
             return torch.full((len(raw),), FIRST_SCORE, device=raw.device)
         size = self.args.gss_minibatch_size or self.minibatch_size
         examples, targets, _ = self.buffer.get_data(size, transform=self.normalization_transform)
-        modes = module_modes(self.net)
-        self.net.eval()
-        memory = torch.stack(list(self.directions(examples, targets)))
-        new = self.directions(self.normalization_transform(raw), labels)
-        cosines = torch.stack([(memory @ direction).max() for direction in new])
-        set_module_modes(self.net, modes)
+        with evaluation_mode(self.net):
+            memory = torch.stack(list(self.directions(examples, targets)))
+            new = self.directions(self.normalization_transform(raw), labels)
+            cosines = torch.stack([(memory @ direction).max() for direction in new])
         if not cosines.isfinite().all():
             raise TrainingError(
                 f"gss: gradients are not finite in task {self.current_task + 1}, epoch {self.task_epoch + 1}. "

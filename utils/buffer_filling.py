@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from datasets.utils.open_data import open_data
+from utils.checkpoints import evaluation_mode
 from utils.selection import herding
 
 if TYPE_CHECKING:
@@ -77,22 +79,18 @@ def _through_the_net(
     dataset: ContinualDataset, net: nn.Module | None, wants_features: bool, normalized: bool, wants_logits: bool
 ) -> dict[str, Tensor]:
     """Samples and labels of the task, and what the network in evaluation mode makes of clean views of them."""
-    modes = {module: module.training for module in net.modules()} if net is not None else {}
     parts: dict[str, list[Tensor]] = {"examples": [], "labels": [], "features": [], "logits": []}
     normalise = dataset.get_normalization_transform()
     assert dataset.train_loader is not None
-    if net is not None:
-        net.eval()
-    for _, labels, raw, *_ in dataset.train_loader:
-        parts["examples"].append(raw)
-        parts["labels"].append(labels)
-        if net is not None and wants_features:
-            features = net(normalise(raw), returnt="features").flatten(1)
-            parts["features"].append(F.normalize(features, dim=1) if normalized else features)
-        if net is not None and wants_logits:
-            parts["logits"].append(net(normalise(raw)))
-    for module, mode in modes.items():
-        module.training = mode
+    with evaluation_mode(net) if net is not None else nullcontext():
+        for _, labels, raw, *_ in dataset.train_loader:
+            parts["examples"].append(raw)
+            parts["labels"].append(labels)
+            if net is not None and wants_features:
+                features = net(normalise(raw), returnt="features").flatten(1)
+                parts["features"].append(F.normalize(features, dim=1) if normalized else features)
+            if net is not None and wants_logits:
+                parts["logits"].append(net(normalise(raw)))
     return {name: torch.cat(found) for name, found in parts.items() if found}
 
 

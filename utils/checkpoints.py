@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -70,3 +72,14 @@ def set_module_modes(module: nn.Module, modes: dict[str, list[str]]) -> None:
         part.training = name in training
     for name, parameter in module.named_parameters():
         parameter.requires_grad_(name not in frozen)
+
+
+@contextmanager
+def evaluation_mode(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode within the block; afterwards every submodule is in the mode it was in."""
+    modes = module_modes(module)
+    module.eval()
+    try:
+        yield
+    finally:
+        set_module_modes(module, modes)

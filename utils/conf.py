@@ -7,6 +7,8 @@ import os
 import random
 import sys
 from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -72,6 +74,17 @@ def set_rng_state(state: dict) -> None:
     random.setstate((version, tuple(internal), gauss_next))
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(state["cuda"])
+
+
+@contextmanager
+def randomness_apart(seed: int) -> Iterator[None]:
+    """Within the block the global generators run from a seed of its own; what draws outside of it does not notice."""
+    state = get_rng_state()
+    set_random_seed(seed)
+    try:
+        yield
+    finally:
+        set_rng_state(state)
 
 
 def set_random_seed_worker(worker_id: int) -> None:

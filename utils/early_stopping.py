@@ -11,7 +11,8 @@ import torch
 
 from utils import metrics
 from utils.callbacks import Callback
-from utils.conf import derive_seed, get_rng_state, set_random_seed, set_rng_state
+from utils.checkpoints import evaluation_mode
+from utils.conf import derive_seed, randomness_apart
 from utils.fitting import improves
 
 if TYPE_CHECKING:
@@ -28,23 +29,18 @@ def measure_validation(model: ContinualModel, dataset: ContinualDataset, metric:
 
     Nothing about the model and no random generator is changed by it.
     """
-    was_training = {module: module.training for module in model.modules()}
-    model.eval()
-    state = get_rng_state()
-    set_random_seed(derive_seed(getattr(dataset.args, "seed", 0), "validate", dataset.current_task))
+    seed = derive_seed(getattr(dataset.args, "seed", 0), "validate", dataset.current_task)
     outputs, labels, scores, difficulty = [], [], [], []
-    for loader in dataset.validation_loaders:
-        for inputs, targets in loader:
-            outputs.append(model(inputs).float())
-            labels.append(targets)
-            if metric == "srcc":
-                data, shown = loader.dataset, loader.positions.numpy()
-                assert data.scores is not None
-                scores.append(data.scores[shown])
-                difficulty.append(data.difficulty[shown] if data.difficulty is not None else np.ones(len(shown)))
-    set_rng_state(state)
-    for module, mode in was_training.items():
-        module.training = mode
+    with evaluation_mode(model), randomness_apart(seed):
+        for loader in dataset.validation_loaders:
+            for inputs, targets in loader:
+                outputs.append(model(inputs).float())
+                labels.append(targets)
+                if metric == "srcc":
+                    data, shown = loader.dataset, loader.positions.numpy()
+                    assert data.scores is not None
+                    scores.append(data.scores[shown])
+                    difficulty.append(data.difficulty[shown] if data.difficulty is not None else np.ones(len(shown)))
     predicted, truth = torch.cat(outputs), torch.cat(labels)
     if metric == "loss":
         return float(model.loss(predicted, truth))

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from utils import metrics
-from utils.conf import derive_seed, get_rng_state, set_random_seed, set_rng_state
+from utils.checkpoints import evaluation_mode
+from utils.conf import derive_seed, randomness_apart
 from utils.errors import DataError, TrainingError
 
 if TYPE_CHECKING:
@@ -44,20 +45,15 @@ def predict(model: ContinualModel, dataset: ContinualDataset, task: int) -> Pred
         TrainingError: an output is not finite.
         DataError: no sample of the task could be read.
     """
-    was_training = {module: module.training for module in model.modules()}
-    model.eval()
     outputs, truth, positions = [], [], []
-    # A model that samples at test time must not take from the generators of training.
-    state = get_rng_state()
-    set_random_seed(derive_seed(getattr(dataset.args, "seed", 0), "evaluate", dataset.current_task, task))
+    seed = derive_seed(getattr(dataset.args, "seed", 0), "evaluate", dataset.current_task, task)
     loader = dataset.test_loader(task)
-    for inputs, labels, *_ in loader:
-        outputs.append(model(inputs).float().reshape(len(labels), -1).cpu())
-        truth.append(labels.cpu())
-        positions.append(loader.positions)
-    set_rng_state(state)
-    for module, mode in was_training.items():
-        module.training = mode
+    # A model that samples at test time must not take from the generators of training.
+    with evaluation_mode(model), randomness_apart(seed):
+        for inputs, labels, *_ in loader:
+            outputs.append(model(inputs).float().reshape(len(labels), -1).cpu())
+            truth.append(labels.cpu())
+            positions.append(loader.positions)
     if not outputs:
         raise DataError(f"{dataset.NAME}: no evaluation sample of {dataset.names[task]} could be read")
     values, targets = torch.cat(outputs).numpy(), torch.cat(truth).numpy()

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from utils.args import positive, positive_number, true_or_false
 from utils.buffer import Buffer
+from utils.checkpoints import evaluation_mode
 from utils.class_heads import CausalHead
 from utils.conf import named_generator
 from utils.errors import UsageError
@@ -247,21 +248,17 @@ def features_at_hand(model: ContinualModel) -> tuple[Tensor, Tensor]:
     """(n, feature_dim) features and (n,) labels of the task's samples and of raw samples in the method's buffers."""
     loader = model.dataset.train_loader
     assert loader is not None
-    modes = {module: module.training for module in model.modules()}
-    model.net.eval()
     view, size = model.normalization_transform, model.args.batch_size
     data = loader.dataset
-    features, labels = extract_features(model.net, data, torch.arange(len(data)), view, size, model.device)
-    parts = [(features, labels)]
     shape = data[[0]][0].shape[1:]
-    for buffer in (part for part in model.modules() if isinstance(part, Buffer)):
-        held = buffer.get_all_data(device=model.device)
-        if not held or held[0].shape[1:] != shape or "labels" not in buffer.attributes:
-            continue
-        for raw, stored in zip(held[0].split(size), held[1].split(size), strict=True):
-            parts.append((model.net(view(raw), returnt="features"), stored))
-    for module, mode in modes.items():
-        module.training = mode
+    with evaluation_mode(model.net):
+        parts = [extract_features(model.net, data, torch.arange(len(data)), view, size, model.device)]
+        for buffer in (part for part in model.modules() if isinstance(part, Buffer)):
+            held = buffer.get_all_data(device=model.device)
+            if not held or held[0].shape[1:] != shape or "labels" not in buffer.attributes:
+                continue
+            for raw, stored in zip(held[0].split(size), held[1].split(size), strict=True):
+                parts.append((model.net(view(raw), returnt="features"), stored))
     features, labels = map(torch.cat, zip(*parts, strict=True))
     return features, labels
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 import sys
@@ -99,6 +100,7 @@ class ContinualModel(nn.Module):
         self._plain_state: PlainState | None = None
 
     @classmethod
+    @functools.cache
     def is_mammoth_style(cls) -> bool:
         """Whether the method is written for Mammoth; see above."""
         owner = next(base for base in cls.__mro__ if "__init__" in vars(base))
@@ -331,7 +333,8 @@ class ContinualModel(nn.Module):
         """
         self.logged = {}
         more = {"epoch": epoch, **self._fields_of_batch()} if self.is_mammoth_style() else {"epoch": epoch}
-        loss = float(self.observe(inputs, labels, not_aug_inputs, **_accepted(self.observe, more)))
+        function = getattr(self.observe, "__func__", self.observe)
+        loss = float(self.observe(inputs, labels, not_aug_inputs, **_accepted(function, more)))
         self.task_iteration += 1
         self.epoch_iteration += 1
         if not math.isfinite(loss):
@@ -394,7 +397,13 @@ class ContinualModel(nn.Module):
 
 def _accepted(function: Callable[..., Any], values: dict[str, Any]) -> dict[str, Any]:
     """The keyword arguments that a function takes."""
+    names = _keywords(function)
+    return values if names is None else {name: value for name, value in values.items() if name in names}
+
+
+@functools.cache
+def _keywords(function: Callable[..., Any]) -> frozenset[str] | None:
+    """Names of a function's parameters, None if it takes any; looked up once, as it is asked for at every batch."""
     parameters = inspect.signature(function).parameters
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return values
-    return {name: value for name, value in values.items() if name in parameters}
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    return None if takes_any else frozenset(parameters)
