@@ -6,24 +6,16 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from datasets.utils.augment import (
-    CenterCrop,
-    Denormalize,
-    Normalize,
-    Operation,
-    RandomHorizontalFlip,
-    RandomResizedCrop,
-    ToFloat,
-)
+from datasets.utils.augment import CenterCrop, Operation, RandomHorizontalFlip, RandomResizedCrop
 from datasets.utils.class_dataset import ClassDataset
 from datasets.utils.continual_dataset import Samples
-from datasets.utils.image_sets import data_folder
+from datasets.utils.image_sets import Images, data_folder
 from datasets.utils.sources import class_folders, images_of, open_images
 from utils.args import positive, positive_number
 from utils.errors import DataError
 
 
-class ImageFolder(ClassDataset):
+class ImageFolder(Images, ClassDataset):
     """Classes are the folders of `--data_root DIR`: `DIR/train/<class>/<image>` and `DIR/test/` or `DIR/val/` likewise.
 
     Where both exist, `test` is for testing. Classes arrive in alphabetical order unless told otherwise. Images are read
@@ -93,7 +85,4 @@ class ImageFolder(ClassDataset):
         return (RandomResizedCrop(self.size), RandomHorizontalFlip())
 
     def normalization(self) -> Sequence[Operation]:
-        return (CenterCrop(self.size), ToFloat(), Normalize(self.MEAN, self.STD))
-
-    def denormalization(self) -> Sequence[Operation]:
-        return (Denormalize(self.MEAN, self.STD),)
+        return (CenterCrop(self.size), *super().normalization())

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from datasets.utils.augment import Denormalize, Normalize, Operation, RandomCrop, RandomHorizontalFlip, ToFloat
+from datasets.utils.augment import Operation, RandomCrop, RandomHorizontalFlip
 from datasets.utils.class_dataset import ClassDataset
 from datasets.utils.continual_dataset import Samples
-from datasets.utils.image_sets import data_folder, read_cifar
+from datasets.utils.image_sets import Images, data_folder, read_cifar
 
 
-class SequentialCIFAR10(ClassDataset):
+class SequentialCIFAR10(Images, ClassDataset):
     """60,000 colour images of 32x32 in 10 classes, 5 tasks of 2 (A. Krizhevsky, 2009).
 
     `--data_root DIR` holds either the folder `cifar-10-batches-py` (downloaded there if absent and the network allows),
@@ -36,9 +36,3 @@ class SequentialCIFAR10(ClassDataset):
 
     def augmentations(self) -> Sequence[Operation]:
         return (RandomCrop(32, padding=4), RandomHorizontalFlip())
-
-    def normalization(self) -> Sequence[Operation]:
-        return (ToFloat(), Normalize(self.MEAN, self.STD))
-
-    def denormalization(self) -> Sequence[Operation]:
-        return (Denormalize(self.MEAN, self.STD),)

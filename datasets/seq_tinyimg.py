@@ -7,17 +7,17 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.utils.augment import Denormalize, Normalize, Operation, RandomCrop, RandomHorizontalFlip, ToFloat
+from datasets.utils.augment import Operation, RandomCrop, RandomHorizontalFlip
 from datasets.utils.class_dataset import ClassDataset
 from datasets.utils.continual_dataset import Samples
-from datasets.utils.image_sets import data_folder
+from datasets.utils.image_sets import Images, data_folder
 from datasets.utils.sources import class_folders, images_of, open_images
 from utils.errors import DataError
 
 FOLDER = "tiny-imagenet-200"
 
 
-class SequentialTinyImageNet(ClassDataset):
+class SequentialTinyImageNet(Images, ClassDataset):
     """110,000 colour images of 64x64 in 200 classes of ImageNet, 10 tasks of 20 (Stanford CS231n, 2015).
 
     `--data_root DIR` holds `tiny-imagenet-200` or is that folder: `train/<class>/images/*.JPEG`, `val/images/*.JPEG`
@@ -37,8 +37,7 @@ class SequentialTinyImageNet(ClassDataset):
         return (3, 64, 64)
 
     def load_samples(self) -> Samples:
-        root = data_folder(self.args, "TINYIMG")
-        root = root / FOLDER if (root / FOLDER).is_dir() else root
+        root = self._folder
         notes = root / "val" / "val_annotations.txt"
         if not (root / "train").is_dir() or not notes.is_file():
             raise DataError(
@@ -55,14 +54,23 @@ class SequentialTinyImageNet(ClassDataset):
             train.source, test.source, train.labels, test.labels, names=names, problems=train.problems + test.problems
         )
 
+    def texts(self, names: Sequence[str]) -> list[str]:
+        """The first of the words that `words.txt` beside the images has for a WordNet number, all of them where that
+        one is another class's too; the number where there is no such file or line."""
+        words = self._folder / "words.txt"
+        lines = words.read_text(encoding="utf-8").splitlines() if words.is_file() else []
+        meaning = dict(line.split("\t", 1) for line in lines if "\t" in line)
+        whole = [meaning.get(name, name).strip() for name in names]
+        first = [text.split(",")[0] for text in whole]
+        return [short if first.count(short) == 1 else text for short, text in zip(first, whole, strict=True)]
+
+    @property
+    def _folder(self) -> Path:
+        root = data_folder(self.args, "TINYIMG")
+        return root / FOLDER if (root / FOLDER).is_dir() else root
+
     def augmentations(self) -> Sequence[Operation]:
         return (RandomCrop(64, padding=4), RandomHorizontalFlip())
-
-    def normalization(self) -> Sequence[Operation]:
-        return (ToFloat(), Normalize(self.MEAN, self.STD))
-
-    def denormalization(self) -> Sequence[Operation]:
-        return (Denormalize(self.MEAN, self.STD),)
 
 
 def _annotated(notes: Path, classes: list[str]) -> tuple[list[str], np.ndarray]:

@@ -154,3 +154,36 @@ def forgetting_published(results: Matrix) -> float:
     matrix = np.nan_to_num(as_matrix(results), nan=0.0)
     last = len(matrix) - 1
     return nan_mean([matrix[:, k].max() - matrix[last, k] for k in range(min(last, matrix.shape[1]))])
+
+
+# Several data sets: some learnt one after the other, some never
+
+
+def mtil_figures(results: Matrix) -> dict[str, float]:
+    """Transfer, average and last of a stream of data sets: A[i][j] is the accuracy on data set j after learning i.
+
+    transfer is the mean over j >= 1 of the mean of A[i][j] over i < j, what was there before data set j was learnt; NaN
+    of a single data set. average is the mean of all A. last is the mean of the last row. Every entry is measured.
+
+    Raises:
+        ValueError: A is not square, or has no entry.
+
+    Source: Z. Zheng et al., Preventing zero-shot transfer degradation in continual learning of vision-language models,
+    ICCV 2023.
+    """
+    matrix = as_matrix(results)
+    if not matrix.size or matrix.shape[0] != matrix.shape[1]:
+        raise ValueError(f"one row is needed for each data set, one column too, not {matrix.shape}")
+    before = [matrix[:j, j].mean() for j in range(1, len(matrix))]
+    return {"transfer": nan_mean(before), "average": float(matrix.mean()), "last": float(matrix[-1].mean())}
+
+
+def target_and_novel(accuracies: ArrayLike, is_held_out: ArrayLike) -> tuple[float, float]:
+    """Unweighted means over the data sets of the stream and over the held-out ones; NaN where there are none.
+
+    Args:
+        accuracies: (n,) one for each data set.
+        is_held_out: (n,) whether it is never trained on.
+    """
+    values, held_out = np.asarray(accuracies, dtype=np.float64), np.asarray(is_held_out, dtype=bool)
+    return nan_mean(values[~held_out]), nan_mean(values[held_out])

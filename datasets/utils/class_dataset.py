@@ -13,6 +13,7 @@ from torch import Tensor
 
 from datasets.utils import long_tail, scenarios
 from datasets.utils.continual_dataset import ContinualDataset, Samples
+from datasets.utils.named_sets import parse_set, set_list
 from datasets.utils.scenarios import Split
 from utils.args import int_list, not_negative, positive, share, true_or_false
 from utils.class_heads import add_class_head_args
@@ -20,6 +21,8 @@ from utils.class_losses import ClassLoss, add_class_loss_args
 from utils.conf import derive_seed
 from utils.errors import DataError, UsageError
 from utils.second_stage import add_second_stage_args
+
+INCREMENTS = ("class", "data", "task")
 
 
 class ClassDataset(ContinualDataset):
@@ -29,35 +32,84 @@ class ClassDataset(ContinualDataset):
     share of its samples (`long_tail.class_sizes`), the same samples with every seed. Test data stays as it is.
 
     With --base_classes the first task has that many classes, and the others are divided among --n_tasks tasks after it.
+
+    With --increment data tasks share all classes, and each brings another part of the training data
+    (`scenarios.data_incremental`); after each, all test data is asked about. With --increment task the data set is one
+    task.
+
+    Attributes:
+        increment: one of `INCREMENTS`.
+        task_positions: of the task that comes i-th, its position before --task_order.
     """
 
     SETTING = "class-il"
 
     def __init__(self, args: Namespace) -> None:
-        n_tasks = getattr(args, "n_tasks", None) or type(self).N_TASKS
+        self.increment: str = getattr(args, "increment", None) or "class"
+        self.SETTING = self.resolve_setting(args)
+        joint = bool(getattr(args, "joint", False))
         base = getattr(args, "base_classes", None) or 0
-        n_divided = self.N_CLASSES - base
-        if not 1 <= n_tasks <= n_divided:
-            rest = f"; --base_classes {base} leaves {max(n_divided, 0)} for the tasks after the first" if base else ""
-            raise UsageError(f"--n_tasks {n_tasks}: {self.NAME} has {self.N_CLASSES} classes, a task needs one{rest}")
-        sizes = [base] * (base > 0) + [len(part) for part in np.array_split(np.arange(n_divided), n_tasks)]
-        n_tasks = len(sizes)
-        blocks = np.split(self.arrange_classes(args), np.cumsum(sizes)[:-1])
-        order = scenarios.task_order(
+        sizes = [self.N_CLASSES] if self.increment == "data" else self.divide_classes(args)
+        n_tasks = getattr(args, "n_tasks", None) or len(scenarios.DATA_SHARES)
+        n_tasks = n_tasks if self.increment == "data" else len(sizes)
+        self.task_positions = scenarios.task_order(
             n_tasks,
             getattr(args, "task_order", "ascending"),
             getattr(args, "custom_task_order", None),
             derive_seed(getattr(args, "seed", 0), "task order"),
             base=base > 0,
         )
-        self.class_order = np.concatenate([blocks[i] for i in order])
-        self.classes_per_task = [len(blocks[i]) for i in order]
-        joint = bool(getattr(args, "joint", False))
+        self.class_order, self.classes_per_task = self.arrange_classes(args), [self.N_CLASSES] * n_tasks
+        if self.increment != "data":
+            blocks = np.split(self.class_order, np.cumsum(sizes)[:-1])
+            self.class_order = np.concatenate([blocks[i] for i in self.task_positions])
+            self.classes_per_task = [len(blocks[i]) for i in self.task_positions]
         self.N_TASKS = 1 if joint else n_tasks
         self.N_CLASSES_PER_TASK = self.classes_per_task[0] if len(set(sizes)) == 1 else self.classes_per_task
         if joint:
             self.N_CLASSES_PER_TASK = self.N_CLASSES
         super().__init__(args)
+
+    def divide_classes(self, args: Namespace) -> list[int]:
+        """Classes of every task, before --task_order.
+
+        Raises:
+            UsageError: --n_tasks does not fit.
+        """
+        n_tasks = getattr(args, "n_tasks", None)
+        if self.increment == "task":
+            return check_n_tasks(n_tasks, [self.N_CLASSES])
+        base = getattr(args, "base_classes", None) or 0
+        n_tasks, n_divided = n_tasks or type(self).N_TASKS, self.N_CLASSES - base
+        if not 1 <= n_tasks <= n_divided:
+            rest = f"; --base_classes {base} leaves {max(n_divided, 0)} for the tasks after the first" if base else ""
+            raise UsageError(f"--n_tasks {n_tasks}: {self.NAME} has {self.N_CLASSES} classes, a task needs one{rest}")
+        return [base] * (base > 0) + [len(part) for part in np.array_split(np.arange(n_divided), n_tasks)]
+
+    @classmethod
+    def resolve_setting(cls, args: Namespace) -> str:
+        return "domain-il" if getattr(args, "increment", None) == "data" else super().resolve_setting(args)
+
+    @classmethod
+    def check_options(cls, args: Namespace) -> None:
+        super().check_options(args)
+        increment, base = (getattr(args, name, None) for name in ("increment", "base_classes"))
+        if base and increment in ("data", "task"):
+            raise UsageError(
+                f"--base_classes {base} makes a larger first task of classes, which --increment {increment} does not "
+                "have; give --base_classes 0, or --increment class"
+            )
+        held_out = {parse_set(entry)[0] for entry in getattr(args, "held_out", None) or []}
+        for name in sorted(held_out & cls.trained_names(args)):
+            raise UsageError(
+                f"--held_out {name}: {cls.NAME} trains on it; leave it out, or call another data set of this name "
+                "otherwise (folder:PLACE=NAME)"
+            )
+
+    @classmethod
+    def trained_names(cls, args: Namespace) -> set[str]:
+        """Names, as in --held_out, of the data sets that the stream trains on."""
+        return {cls.NAME, cls.NAME.removeprefix("seq-").removesuffix("-lt")}
 
     @staticmethod
     def get_parser(parser: ArgumentParser) -> ArgumentParser:
@@ -70,6 +122,19 @@ class ClassDataset(ContinualDataset):
         )
         parser.add_argument(
             "--base_classes", type=not_negative, default=0, help="classes of a larger first task; n_tasks come after it"
+        )
+        parser.add_argument(
+            "--increment",
+            choices=INCREMENTS,
+            default="class",
+            help="what a task brings: classes, a part of the data of all classes (--n_tasks, 7 unless given: 2, 2, 4, "
+            "8, 16, 32, 36 percent; another number: equal parts), or the whole data set",
+        )
+        parser.add_argument(
+            "--held_out",
+            type=set_list,
+            help="data sets that are evaluated by open-vocabulary methods and never trained on, e.g. "
+            "cifar100,folder:/flowers",
         )
         add = parser.add_argument_group("long tail").add_argument
         add(
@@ -100,12 +165,22 @@ class ClassDataset(ContinualDataset):
             if absent:
                 names = ", ".join(samples.names[label] if samples.names else str(label) for label in absent)
                 raise DataError(f"{self.NAME}: no {part} sample of class {names}; check that the data is complete")
-        train = scenarios.class_incremental(self._arrival[samples.train_targets], self.classes_per_task)
         keep = self.kept_samples(samples.train_targets)
+        if self.increment == "data":
+            return self._split_data(samples, np.arange(len(samples.train_targets)) if keep is None else keep)
+        train = scenarios.class_incremental(self._arrival[samples.train_targets], self.classes_per_task)
         if keep is not None:
             train = [np.intersect1d(part, keep) for part in train]
         test = scenarios.class_incremental(self._arrival[samples.test_targets], self.classes_per_task)
         return Split(train, test, [f"task {i + 1}" for i in range(len(train))])
+
+    def _split_data(self, samples: Samples, kept: np.ndarray) -> Split:
+        n_tasks = len(self.task_positions)
+        parts = scenarios.data_incremental(samples.train_targets[kept], n_tasks, self._seed_of("data parts"))
+        test = [np.arange(len(samples.test_targets))] * n_tasks
+        return Split([kept[part] for part in parts], test, [f"part {i + 1}" for i in range(n_tasks)]).reordered(
+            self.task_positions
+        )
 
     def kept_samples(self, targets: np.ndarray) -> np.ndarray | None:
         """Positions of the training samples that --max_samples_per_class and --imb_factor leave; None if all."""
@@ -147,8 +222,8 @@ class ClassDataset(ContinualDataset):
 
     @property
     def class_names(self) -> list[str]:
-        """Names in order of arrival."""
-        return [self.samples.names[i] for i in self.class_order]
+        names = self.samples.names
+        return [names[i] for i in self.class_order] if names else []
 
     def convert_targets(self, targets: np.ndarray, difficulty: np.ndarray | None = None) -> Tensor:
         return torch.from_numpy(self._arrival[targets])
@@ -164,5 +239,21 @@ class ClassDataset(ContinualDataset):
         return self.evaluation_offsets(max(self.current_task, 0) if task is None else task)
 
     def evaluation_offsets(self, task: int) -> tuple[int, int]:
+        if self.increment == "data":
+            return 0, self.N_CLASSES
         edges = np.concatenate([[0], np.cumsum(self.classes_per_task)])
         return int(edges[task]), int(edges[task + 1])
+
+
+def check_n_tasks(n_tasks: int | None, sizes: list[int]) -> list[int]:
+    """The sizes of tasks that are whole data sets.
+
+    Raises:
+        UsageError: another number of tasks is asked for.
+    """
+    if n_tasks not in (None, len(sizes)):
+        raise UsageError(
+            f"--n_tasks {n_tasks}: with --increment task there are as many tasks as data sets; give --n_tasks "
+            f"{len(sizes)} or leave it out"
+        )
+    return sizes

@@ -7,6 +7,7 @@ import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,19 @@ from torch import Tensor
 
 from datasets.utils import scenarios
 from datasets.utils.augment import Operation, ToFloat, Transform
+from datasets.utils.evaluation_sets import (
+    EvaluationSet,
+    first_tasks,
+    held_out_set,
+    label_words,
+    stream_set,
+    with_first_prompts,
+)
 from datasets.utils.loader import StreamLoader, TaskData
 from datasets.utils.masked_loaders import MammothDatasetWrapper as MammothDatasetWrapper
 from datasets.utils.masked_loaders import fix_class_names_order as fix_class_names_order
 from datasets.utils.masked_loaders import store_masked_loaders as store_masked_loaders
+from datasets.utils.named_sets import ImageSet
 from datasets.utils.scenarios import Split
 from datasets.utils.sources import Source, digest
 from datasets.utils.training_labels import (
@@ -90,6 +100,7 @@ class ContinualDataset:
         N_CLASSES_PER_TASK: number, or list with one number per task.
         OPTION_DEFAULTS: the stream's defaults for options that only some methods have, e.g. buffer_scope.
         TAKES_FEATURES: whether --features can replace its samples.
+        PROMPTS: sentences with {} for the text of a class, which together describe an image of it.
         IS_STAND_IN: whether it only replaces absent data and is none of the field's.
         SHUFFLED: whether every pass over a task has an order of its own; else samples come in the order of the split.
         gives_unlabelled: whether training loaders hold samples without a label (`UNLABELLED`, or NaN for a score) too;
@@ -97,6 +108,7 @@ class ContinualDataset:
         current_task: index of the current task, -1 before the first.
         train_loader: of the current task.
         names: one word per task, for tables.
+        held_out: data sets that are never trained on, as `--held_out` names them.
         skipped: messages about samples that could not be read and were left out.
 
     Args:
@@ -112,6 +124,7 @@ class ContinualDataset:
     IS_STAND_IN = False
     SHUFFLED = True
     TAKES_FEATURES = False
+    PROMPTS: tuple[str, ...] = ("a photo of a {}.",)
 
     def __init__(self, args: Namespace) -> None:
         if getattr(args, "features", None) and not self.TAKES_FEATURES:
@@ -125,7 +138,9 @@ class ContinualDataset:
         self.skipped: list[str] = []
         self._samples: Samples | None = None
         self._arranged: _Arranged | None = None
+        self._evaluation_sets: list[EvaluationSet] | None = None
         seed = getattr(args, "seed", 0)
+        self.held_out = [ImageSet(entry, args, self.sets_root) for entry in getattr(args, "held_out", None) or []]
         self._transform = Transform([*self.augmentations(), *self.normalization()], derive_seed(seed, "augment"))
         self._normalization = Transform(self.normalization())
 
@@ -418,6 +433,75 @@ class ContinualDataset:
             raise UsageError("--lr_scheduler multistep needs --lr_milestones, e.g. --lr_milestones 30 40")
         return torch.optim.lr_scheduler.MultiStepLR(model.opt, args.lr_milestones, gamma=args.lr_gamma)
 
+    # What open-vocabulary methods use
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the classes in order of arrival; none on streams of scores."""
+        return []
+
+    def texts(self, names: Sequence[str]) -> list[str]:
+        """What classes of these names are called in a sentence."""
+        return [label_words(name) for name in names]
+
+    @property
+    def label_texts(self) -> list[str]:
+        """The text of every class in order of arrival. Classes of one text are one label to open-vocabulary methods.
+
+        Raises:
+            UsageError: the stream's classes have no names.
+        """
+        texts = self.texts(self.class_names)
+        if not texts or not all(text.strip() for text in texts):
+            raise UsageError(
+                f"{self.NAME} has no names of classes, which texts would follow from; choose another stream"
+            )
+        return texts
+
+    @property
+    def label_prompts(self) -> list[tuple[str, ...]]:
+        """The sentences of every class, in order of arrival."""
+        return [self.PROMPTS] * len(self.label_texts)
+
+    def evaluation_sets(self) -> list[EvaluationSet]:
+        """Every data set of the stream with all its classes, whether or not they have arrived; then held-out ones.
+
+        Their samples are those that figures are of: test data, or with `--validation` what it holds out, of held-out
+        data sets too. A text keeps the sentences of the data set that brings it first. They are opened once.
+
+        Raises:
+            UsageError: the stream's classes have no names.
+        """
+        if self._evaluation_sets is None:
+            trained = self.trained_sets()
+            held_out = [held_out_set(self, images) for images in self.held_out]
+            self._evaluation_sets = with_first_prompts([*trained, *held_out], self.label_texts, self.label_prompts)
+        return self._evaluation_sets
+
+    def trained_sets(self) -> list[EvaluationSet]:
+        """The data sets that the stream is made of: itself, unless overridden."""
+        return [stream_set(self, self.NAME, np.arange(self.N_CLASSES))]
+
+    @property
+    def sets_root(self) -> Path | None:
+        """The folder of the data sets in `held_out` that are named without a place; None for those of their streams."""
+        return None
+
+    def evaluation_loader(self, source: Source, indices: np.ndarray, labels: Tensor) -> StreamLoader:
+        """Loader of (inputs, labels, raw samples) in the order of `indices`, inputs normalised as for evaluation."""
+        return self._stream_loader(
+            TaskData(source, indices, labels), self.get_normalization_transform(), with_raw=True, shuffled=False
+        )
+
+    def tasks_of_classes(self) -> np.ndarray:
+        """(N_CLASSES,) training task that brings each class first."""
+        if self._is_joint:
+            return np.zeros(self.N_CLASSES, dtype=np.int64)
+        targets = self.samples.train_targets
+        return first_tasks([self.convert_targets(targets[part]).numpy() for part in self.split.train], self.N_CLASSES)
+
+    # What keeps the run in order
+
     def report_skipped(self, message: str) -> None:
         """Note, once, that a sample was left out; the count is part of the run's results."""
         if message not in self.skipped:
@@ -465,13 +549,24 @@ class ContinualDataset:
         if keep_label is not None:
             given = self.convert_targets(self.training_targets[indices], difficulty)
             given[torch.from_numpy(~keep_label)] = math.nan if given.is_floating_point() else UNLABELLED
-        return StreamLoader(
+        return self._stream_loader(
             TaskData(source, indices, given, difficulty, scores, true),
-            batch_size=self.get_batch_size(),
-            transform=self.get_transform() if training else self.get_normalization_transform(),
-            device=self.device,
-            training=training,
+            self.get_transform() if training else self.get_normalization_transform(),
+            with_raw=training,
             shuffled=training and (self.SHUFFLED or self._is_joint),
+            names=names,
+        )
+
+    def _stream_loader(
+        self, data: TaskData, transform: Transform, with_raw: bool, shuffled: bool, names: tuple[Any, ...] = ()
+    ) -> StreamLoader:
+        return StreamLoader(
+            data,
+            batch_size=self.get_batch_size(),
+            transform=transform,
+            device=self.device,
+            training=with_raw,
+            shuffled=shuffled,
             seed_names=(getattr(self.args, "seed", 0), *names),
             num_workers=getattr(self.args, "num_workers", 0),
             on_problem=self.report_skipped,

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from backbone import pixel_statistics
 from datasets.utils.augment import Denormalize, Normalize, Operation, ToFloat
 from datasets.utils.continual_dataset import ContinualDataset, Samples
 from datasets.utils.scenarios import every_nth
@@ -22,15 +23,59 @@ from utils.torchvision_import import import_torchvision
 
 IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
-class DigitImages(ContinualDataset):
+
+class Images(ContinualDataset):
+    """Samples whose channels are normalised as the backbone wants them, or else by statistics of the stream's own.
+
+    Attributes:
+        MEAN, STD: of every channel of pixels in [0, 1]; where they are empty, the stream's own way is to leave pixels
+            in [0, 1].
+    """
+
+    MEAN: tuple[float, ...] = ()
+    STD: tuple[float, ...] = ()
+
+    @property
+    def pixel_statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """(means, standard deviations) that channels are normalised by; both empty where they are not.
+
+        What a backbone wants of three channels is averaged over them for a stream of one.
+        """
+        name = getattr(self.args, "backbone", None)
+        wanted = pixel_statistics(name) if name else None
+        if wanted is None:
+            return self.MEAN, self.STD
+        mean, std = wanted
+        return (mean, std) if self.input_shape[0] == 3 else ((sum(mean) / 3,), (sum(std) / 3,))
+
+    def normalization(self) -> Sequence[Operation]:
+        mean, std = self.pixel_statistics
+        return (ToFloat(), Normalize(mean, std)) if mean else (ToFloat(),)
+
+    def denormalization(self) -> Sequence[Operation]:
+        mean, std = self.pixel_statistics
+        return (Denormalize(mean, std),) if mean else ()
+
+
+class Digits(Images):
+    """Ten handwritten digits, whose texts are their words."""
+
+    N_CLASSES = 10
+    PROMPTS = ("the handwritten digit {}.",)
+
+    def texts(self, names: Sequence[str]) -> list[str]:
+        return [DIGITS[int(name)] for name in names]
+
+
+class DigitImages(Digits):
     """1,797 images of 8x8 grey values in 10 classes; every fifth image of a class is for testing.
 
     They come with scikit-learn. Source: E. Alpaydin, C. Kaynak, Optical Recognition of Handwritten Digits, UCI
     repository, 1998 (its test part).
     """
 
-    N_CLASSES = 10
     MEAN, STD = (0.3053,), (0.3760,)
     INTERPOLATION = "bilinear"
 
@@ -47,21 +92,14 @@ class DigitImages(ContinualDataset):
         train, test = every_nth(labels, n=5, offset=4)
         return _samples(images[train], labels[train], images[test], labels[test], [str(digit) for digit in range(10)])
 
-    def normalization(self) -> Sequence[Operation]:
-        return (ToFloat(), Normalize(self.MEAN, self.STD))
 
-    def denormalization(self) -> Sequence[Operation]:
-        return (Denormalize(self.MEAN, self.STD),)
-
-
-class MNISTImages(ContinualDataset):
+class MNISTImages(Digits):
     """70,000 images of 28x28 grey values in 10 classes (Y. LeCun et al., Proc. IEEE 86(11), 1998), scaled to [0, 1].
 
     `--data_root DIR` holds the four idx files, compressed or not, or `MNIST/raw/` with them (downloaded there if absent
     and the network allows). The default is BASE_PATH/MNIST.
     """
 
-    N_CLASSES = 10
     # As torchvision rotates by default, and Mammoth with it.
     INTERPOLATION = "nearest"
 

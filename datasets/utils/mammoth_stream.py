@@ -45,7 +45,9 @@ class MammothStream(ClassDataset):
         self.written: Any = self.written_class(args)
         super().__init__(args)
         sizes = type(self).N_CLASSES_PER_TASK
-        if isinstance(sizes, list | tuple) and len(sizes) == len(self.classes_per_task):
+        fits = isinstance(sizes, list | tuple) and len(sizes) == len(self.classes_per_task)
+        if self.increment == "class" and fits:
+            assert not isinstance(sizes, int)
             self.classes_per_task = list(sizes)
             self.N_CLASSES_PER_TASK = self.N_CLASSES if self._is_joint else list(sizes)
         seed = derive_seed(getattr(args, "seed", 0), "augment")

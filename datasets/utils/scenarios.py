@@ -71,6 +71,43 @@ def class_incremental(labels: ArrayLike, classes_per_task: Sequence[int]) -> lis
     return [np.flatnonzero((labels >= low) & (labels < high)) for low, high in zip(edges[:-1], edges[1:], strict=True)]
 
 
+# Percent of all samples that seven tasks bring: 2, 4, 8, 16, 32, 64 and 100 percent so far.
+DATA_SHARES = (2, 2, 4, 8, 16, 32, 36)
+
+
+def data_incremental(labels: ArrayLike, n_tasks: int = len(DATA_SHARES), seed: int = 0) -> list[Indices]:
+    """Tasks that share all classes: each brings another random part of the samples, drawn evenly from every class.
+
+    Seven tasks bring 2, 2, 4, 8, 16, 32 and 36 percent, any other number of them equal parts. The first has a sample of
+    every class at least, every other one sample at least.
+
+    Args:
+        labels: (n,) of the samples.
+
+    Raises:
+        DataError: there are too few samples for that.
+
+    Source of the shares: Z. Zhu et al., Anytime continual learning for open vocabulary classification, ECCV 2024.
+    """
+    labels = np.asarray(labels)
+    n, n_classes = len(labels), len(np.unique(labels))
+    if n < n_classes + n_tasks - 1:
+        raise DataError(
+            f"--increment data: {n} training samples of {n_classes} classes are too few for {n_tasks} tasks; choose "
+            "fewer with --n_tasks"
+        )
+    shuffled = seeded(seed).permutation(n)
+    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    counts = np.unique(labels, return_counts=True)[1]
+    # Which share of its class comes before a sample; those of equal share in the order of the shuffle.
+    before = (np.arange(n) - np.repeat(np.cumsum(counts) - counts, counts)) / np.repeat(counts, counts)
+    order = by_class[np.lexsort((np.argsort(shuffled)[by_class], before))]
+    percent = DATA_SHARES if n_tasks == len(DATA_SHARES) else np.full(n_tasks, 100 / n_tasks)
+    ends = np.rint(np.cumsum(percent) * n / 100).astype(np.int64)
+    ends = np.maximum(ends, n_classes + np.arange(n_tasks))
+    return [np.sort(part) for part in np.split(order, ends[:-1])]
+
+
 def first_per_class(labels: ArrayLike, per_class: int) -> Indices:
     """Indices, ascending, of the first `per_class` samples of every class."""
     labels = np.asarray(labels)

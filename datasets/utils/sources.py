@@ -100,10 +100,12 @@ def decode_image(content: bytes, size: tuple[int, int] | None = None) -> np.ndar
         return np.array(rgb if size is None else resized(rgb, size))
 
 
-def resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Bilinear, to (height, width); the image itself where it has that size."""
+def resized(
+    image: Image.Image, size: tuple[int, int], resample: Image.Resampling = Image.Resampling.BILINEAR
+) -> Image.Image:
+    """To (height, width); the image itself where it has that size."""
     wanted = (size[1], size[0])
-    return image if image.size == wanted else image.resize(wanted, Image.Resampling.BILINEAR)
+    return image if image.size == wanted else image.resize(wanted, resample)
 
 
 def why_unreadable(error: Exception) -> str:
@@ -113,7 +115,7 @@ def why_unreadable(error: Exception) -> str:
     return "it is no image" if isinstance(error, UnidentifiedImageError) else str(error)
 
 
-def read_square(path: Path, size: int) -> np.ndarray:
+def read_square(path: Path, size: int, resample: Image.Resampling = Image.Resampling.BILINEAR) -> np.ndarray:
     """Decode an image file to (size, size, 3) uint8 RGB: its shorter side is scaled to `size`, the middle cut out.
 
     Raises:
@@ -125,7 +127,7 @@ def read_square(path: Path, size: int) -> np.ndarray:
             width, height = (max(size, round(length * scale)) for length in image.size)
             # Lets the JPEG decoder skip detail that the resize would throw away.
             image.draft("RGB", (width, height))
-            pixels = np.asarray(resized(image.convert("RGB"), (height, width)))
+            pixels = np.asarray(resized(image.convert("RGB"), (height, width), resample))
     except UNREADABLE as error:
         raise _unreadable(path, error) from error
     top, left = (height - size) // 2, (width - size) // 2
@@ -147,10 +149,19 @@ class ImageFiles:
         names: of the files, relative to `root`.
         size: pixels of a side; see `read_square`.
         skip_corrupt: leave out what cannot be read.
+        resample: how images are scaled.
     """
 
-    def __init__(self, root: Path, names: Sequence[str], size: int, skip_corrupt: bool) -> None:
+    def __init__(
+        self,
+        root: Path,
+        names: Sequence[str],
+        size: int,
+        skip_corrupt: bool,
+        resample: Image.Resampling = Image.Resampling.BILINEAR,
+    ) -> None:
         self.root, self.names, self.size, self.skip_corrupt = root, list(names), size, skip_corrupt
+        self.resample = resample
 
     def __len__(self) -> int:
         return len(self.names)
@@ -160,7 +171,7 @@ class ImageFiles:
 
         def decode(position: int) -> str | None:
             try:
-                image = read_square(self.root / self.names[indices[position]], self.size)
+                image = read_square(self.root / self.names[indices[position]], self.size, self.resample)
             except DataError as error:
                 if not self.skip_corrupt:
                     raise

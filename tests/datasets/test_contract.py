@@ -22,7 +22,7 @@ OF_FEATURES = "aqa-manifest of features"
 # Parts of other streams' samples; tests/datasets/test_long_tail.py is about them.
 LONG_TAILED = {"cifar10-lt", "cifar100-lt", "seq-cifar100-lt"}
 NAMES = [*sorted({*REGISTRY.modules()} - LONG_TAILED), OF_FEATURES]
-CLASS_STREAMS = ["image-folder", "seq-cifar10", "seq-digits", "seq-mnist"]  # of ten classes
+CLASS_STREAMS = ["image-folder", "seq-cifar10", "seq-digits", "seq-mnist", "seq-open"]  # of ten classes
 MANY_CLASSES = ["seq-cifar100", "seq-tinyimg"]
 DOMAIN_STREAMS = ["perm-digits", "perm-mnist", "rot-digits", "rot-mnist"]
 WITHOUT_TASKS = ["digits-360", "mnist-360"]
@@ -34,6 +34,7 @@ AS_READ = {"jigsaws", "mnist-360", "perm-mnist", "rot-mnist", "seq-mnist", OF_FE
 DOWNLOADED = {"mnist-360", "perm-mnist", "rot-mnist", "seq-cifar10", "seq-cifar100", "seq-mnist"}
 # Streams that scale by the training scores, which test scores may leave.
 TRAINING_RANGE = {"aqa-manifest", "finediving", "logo", OF_FEATURES}
+OPTIONS = {**trees.OPTIONS, "seq-open": ["--increment", "class"]}
 Build = Callable[..., ContinualDataset]
 Options = Callable[[str], list[str]]
 every_stream = pytest.mark.parametrize("name", NAMES)
@@ -47,7 +48,7 @@ def options(tmp_path_factory: pytest.TempPathFactory) -> Options:
 
     def of(name: str) -> list[str]:
         if name not in built:
-            built[name] = ["--dataset", name, *trees.OPTIONS.get(name, [])]
+            built[name] = ["--dataset", name, *OPTIONS.get(name, [])]
             if name in trees.TREES:
                 built[name] = trees.options(name, trees.TREES[name](tmp_path_factory.mktemp(name)))
             if name == OF_FEATURES:
@@ -85,7 +86,7 @@ def everything(source: Source) -> torch.Tensor:
 
 def test_every_stream_takes_part() -> None:
     assert {*ALL_CLASS_STREAMS, *SCORE_STREAMS} == {*NAMES}
-    shipped = {"aqa7-mini", "digits-360", "perm-digits", "rot-digits", "seq-digits", "uiprmd"}
+    shipped = {"aqa7-mini", "digits-360", "perm-digits", "rot-digits", "seq-digits", "seq-open", "uiprmd"}
     assert {*trees.TREES} | shipped | LONG_TAILED == {*REGISTRY.modules()}
 
 
