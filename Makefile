@@ -12,7 +12,7 @@ $(VENV)/.runtime: requirements.txt constraints-cpu.txt
 	$(VENV)/bin/pip install --quiet -r requirements.txt $(CONSTRAINTS)
 	touch $@
 
-$(VENV)/.dev: $(VENV)/.runtime requirements-dev.txt
+$(VENV)/.dev: $(VENV)/.runtime requirements-dev.txt requirements-clip.txt
 	$(VENV)/bin/pip install --quiet -r requirements-dev.txt $(CONSTRAINTS)
 	touch $@
 

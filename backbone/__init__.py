@@ -1,8 +1,9 @@
 """Networks that give features and outputs. `--backbone NAME` finds `@register_backbone("NAME")` in this folder.
 
 A backbone file registers a factory: a function with typed arguments. Arguments without a default (`num_classes`,
-`input_shape`) come from the stream; every argument with a default is a command line option of the same name, its help
-text taken from `Annotated[type, "help"]`. A third entry converts and checks what is given, where the type alone would
+`input_shape`) come from the stream, and `backbone_weights`, from the option, where the factory reads the file itself;
+every argument with a default is a command line option of the same name, its help text taken from
+`Annotated[type, "help"]`. A third entry converts and checks what is given, where the type alone would
 not do: whole numbers are at least 1 unless it says otherwise.
 """
 
@@ -22,10 +23,14 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from utils.args import positive, true_or_false
 from utils.errors import UsageError
 from utils.plugins import activate
-from utils.registry import Registry
+from utils.registry import Registry, normalise
 
 REGISTRY = Registry("backbone", "backbone")
 RETURN_TYPES = ("out", "features", "both", "full")
+Pixels = tuple[tuple[float, float, float], tuple[float, float, float]]
+# Mean and standard deviation of the pixels (0 to 1) of red, green and blue that CLIP was trained on.
+CLIP_PIXELS: Pixels = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+_PIXELS: dict[str, Pixels | None] = {}
 
 
 class ContinualBackbone(nn.Module):
@@ -89,7 +94,8 @@ class ContinualBackbone(nn.Module):
         return torch.cat(self.get_grads_list())
 
     def set_grads(self, new_grads: Tensor) -> None:
-        """Take all gradients from a vector in the order of `get_grads`.
+        """Take all gradients from a vector in the order of `get_grads`; what is frozen has none, so that no optimiser
+        moves it.
 
         Raises:
             ValueError: it has another length.
@@ -97,7 +103,8 @@ class ContinualBackbone(nn.Module):
         self._check_length(new_grads)
         sizes = [parameter.numel() for parameter in self.parameters()]
         for parameter, gradient in zip(self.parameters(), new_grads.detach().split(sizes), strict=True):
-            parameter.grad = gradient.view_as(parameter).clone()
+            if parameter.requires_grad:
+                parameter.grad = gradient.view_as(parameter).clone()
 
     def _check_length(self, vector: Tensor) -> None:
         expected = count_parameters(self)
@@ -157,14 +164,33 @@ def num_flat_features(x: Tensor) -> int:
     return math.prod(x.shape[1:])
 
 
-def register_backbone(name: str) -> Callable[[Callable[..., ContinualBackbone]], Callable[..., ContinualBackbone]]:
-    """Decorator that registers a backbone factory, a function, under a name."""
+def register_backbone(
+    name: str, pixels: Pixels | None = None
+) -> Callable[[Callable[..., ContinualBackbone]], Callable[..., ContinualBackbone]]:
+    """Decorator that registers a backbone factory, a function, under a name.
+
+    Args:
+        name: for `--backbone`.
+        pixels: what `pixel_statistics` answers.
+    """
 
     def add(factory: Callable[..., ContinualBackbone]) -> Callable[..., ContinualBackbone]:
         REGISTRY.add(name, factory)
+        _PIXELS[normalise(name)] = pixels
         return factory
 
     return add
+
+
+def pixel_statistics(name: str) -> Pixels | None:
+    """Mean and standard deviation of red, green and blue (pixels from 0 to 1) that a backbone wants its images
+    normalised with; None where it is content with those of the stream.
+
+    Raises:
+        UsageError: no such backbone.
+    """
+    _factory(name)
+    return _PIXELS.get(normalise(name))
 
 
 def get_backbone_names() -> list[str]:
@@ -184,7 +210,7 @@ def get_backbone(args: Namespace) -> ContinualBackbone:
     """Build `args.backbone` for the stream described by `args.num_classes` and `args.input_shape`.
 
     Initial weights come from the global generator. `args.score_head` replaces the head by a regressor,
-    `args.backbone_weights` loads a checkpoint and prints what did not fit.
+    `args.backbone_weights` loads a checkpoint and prints what did not fit, unless the factory takes it to do so itself.
 
     Raises:
         UsageError: unknown backbone, or one that does not take inputs of this shape.
@@ -198,7 +224,7 @@ def get_backbone(args: Namespace) -> ContinualBackbone:
     activate(getattr(args, "plugin", None) or [])
     factory = _factory(args.backbone)
     stream = {"input_size": math.prod(args.input_shape), "output_size": args.num_classes}
-    known = {**stream, **vars(args)}
+    known = {**stream, "backbone_weights": None, **vars(args)}
     parameters = {
         n: p
         for n, p in inspect.signature(factory).parameters.items()
@@ -225,7 +251,7 @@ def get_backbone(args: Namespace) -> ContinualBackbone:
     head = class_head(args, network)
     if head is not None:
         network.classifier = head
-    if getattr(args, "backbone_weights", None):
+    if known["backbone_weights"] and "backbone_weights" not in parameters:
         print(load_weights(network, Path(args.backbone_weights)))
     return network
 

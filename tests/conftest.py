@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
@@ -68,6 +69,24 @@ def shared_data() -> Path:
     path = ROOT.parent / "shared" / "data"
     if not path.is_dir():
         pytest.skip(f"no real data in {path}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def digits_clip(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """File of a clip-tiny that has learnt the digits from zero to six; made once for all test workers."""
+    from scripts.pretrain_clip import main as pretrain
+
+    root = tmp_path_factory.getbasetemp()
+    root = root if worker_id == "master" else root.parent
+    path = root / "digits-clip.pt"
+    sizes = "--clip_image_size 8 --patch_size 2 --width 32 --depth 2"
+    learning = "--epochs 12 --batch_size 64 --lr 2e-3 --seed 0"
+    line = f"--dataset seq-digits --classes zero,one,two,three,four,five,six {sizes} {learning} --out {path}"
+    with open(root / "digits-clip.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            assert pretrain(line.split()) == 0
     return path
 
 

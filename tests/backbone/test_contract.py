@@ -8,11 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from backbone import REGISTRY, RETURN_TYPES, ContinualBackbone, get_backbone, get_backbone_parser
+from tests.backbone.clip_files import small_model, weights_file
 from utils.errors import TrainingError, UsageError
 
 NAMES = list(REGISTRY.modules())  # every file of the folder; not what other tests register at run time
 CLIP_BACKBONES = ["c3d", "i3d", "mc3-18", "r2plus1d-18", "r3d-18"]
 IMAGE_BACKBONES = ["efficientnet-b0", "resnet18", "resnet32", "resnet34", "resnet50", "swin-t", "vit-b16"]
+PUBLISHED_CLIPS = ["clip-vit-b16", "clip-vit-b32", "clip-vit-l14"]  # they need weights; a small model stands in here
 # They bring 8x8 images down to one value, of which there are no batch statistics.
 TO_ONE_PIXEL = [(name, (1, 8, 8)) for name in ("resnet18", "resnet34", "resnet50")]
 N_CLASSES = 5
@@ -23,15 +25,29 @@ UNFIT = [
     *[(name, shape) for name in IMAGE_BACKBONES for shape in [(7,), (4, 60), (3, 16, 56, 56)]],
     *[(name, (1, 8, 8)) for name in ("efficientnet-b0", "swin-t", "vit-b16")],
     ("vit-b16", (3, 32, 48)),
+    *[
+        (name, shape)
+        for name in [*PUBLISHED_CLIPS, "clip-tiny"]
+        for shape in [(7,), (4, 60), (3, 16, 56, 56), (4, 8, 8)]
+    ],
     *[("temporal", shape) for shape in [(7,), (3, 32, 32), (3, 16, 56, 56)]],
     *[(name, shape) for name in CLIP_BACKBONES for shape in [(7,), (4, 60), (3, 32, 32)]],
     *[("clip-features", shape) for shape in [(7,), (3, 32, 32), (3, 16, 56, 56)]],
 ]
 
 
-def build(name: str, shape: tuple[int, ...], seed: int = 0, **more: object) -> ContinualBackbone:
+def build(
+    name: str, shape: tuple[int, ...], seed: int = 0, num_classes: int = N_CLASSES, **more: object
+) -> ContinualBackbone:
     torch.manual_seed(seed)
-    return get_backbone(Namespace(backbone=name, num_classes=N_CLASSES, input_shape=shape, width=8, **more))
+    if name in PUBLISHED_CLIPS:
+        more = {"clip_model": small_model(), "backbone_weights": weights_file(), **more}
+    return get_backbone(Namespace(backbone=name, num_classes=num_classes, input_shape=shape, width=8, **more))
+
+
+def learning(network: nn.Module) -> dict[str, nn.Parameter]:
+    """What trains; the rest of a CLIP is frozen."""
+    return {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
 
 
 def has_batch_norm(network: nn.Module) -> bool:
@@ -56,7 +72,8 @@ every_backbone = pytest.mark.parametrize(("name", "shape"), FITTING)
 
 def test_every_backbone_fits_some_stream() -> None:
     assert {name for name, _ in FITTING} == set(NAMES)
-    assert {*CLIP_BACKBONES, *IMAGE_BACKBONES, "clip-features", "mlp", "temporal"} <= set(NAMES)
+    named = {*CLIP_BACKBONES, *IMAGE_BACKBONES, *PUBLISHED_CLIPS, "clip-features", "clip-tiny", "mlp", "temporal"}
+    assert named <= set(NAMES)
 
 
 @every_backbone
@@ -106,7 +123,7 @@ def test_a_batch_of_one_is_evaluated_as_in_a_larger_batch(name: str, shape: tupl
 def test_a_batch_of_one_can_be_trained_on(name: str, shape: tuple[int, ...]) -> None:
     network = build(name, shape).train()
     network(batch_of(shape, n=1)).sum().backward()
-    assert all(torch.isfinite(parameter.grad).all() for parameter in network.parameters())
+    assert all(torch.isfinite(parameter.grad).all() for parameter in learning(network).values())
 
 
 @pytest.mark.parametrize(
@@ -132,10 +149,9 @@ def test_one_image_that_comes_down_to_one_pixel_is_not_trained_on(
 def test_gradients_reach_every_parameter(name: str, shape: tuple[int, ...]) -> None:
     network = build(name, shape).train()
     torch.nn.functional.cross_entropy(network(batch_of(shape)), torch.tensor([0, 1, 2])).backward()
-    without = [
-        key for key, parameter in network.named_parameters() if parameter.grad is None or not parameter.grad.any()
-    ]
-    assert without == []
+    parameters = learning(network)
+    assert [key for key, parameter in parameters.items() if parameter.grad is None or not parameter.grad.any()] == []
+    assert len(parameters) == len([*network.parameters()]) or name.startswith("clip-")
 
 
 @every_backbone
@@ -210,6 +226,9 @@ def test_a_shape_that_does_not_fit_is_refused(name: str, shape: tuple[int, ...])
         ("c3d", (3, 16, 56, 56), {"dropout": 1.5}),
         ("i3d", (3, 16, 56, 56), {"dropout": 1.5}),
         ("clip-features", (4, 60), {"depth": -1}),
+        ("clip-tiny", (3, 32, 32), {"width": 100}),
+        ("clip-tiny", (3, 32, 32), {"patch_size": 5}),
+        ("clip-tiny", (3, 32, 32), {"depth": 2, "trained_blocks": 3}),
     ],
 )
 def test_impossible_sizes_are_refused(name: str, shape: tuple[int, ...], options: dict[str, object]) -> None:
@@ -230,8 +249,7 @@ def test_an_unknown_backbone_is_refused_with_the_nearest_name() -> None:
 @every_backbone
 def test_a_score_head_gives_one_output(name: str, shape: tuple[int, ...], kind: str) -> None:
     torch.manual_seed(0)
-    args = Namespace(backbone=name, num_classes=1, input_shape=shape, width=8, score_head=kind)
-    network, x = get_backbone(args).eval(), batch_of(shape)
+    network, x = build(name, shape, num_classes=1, score_head=kind).eval(), batch_of(shape)
     with torch.no_grad():
         out, features = network(x, returnt="both")
         assert out.shape == (BATCH, 1) == (BATCH, network.num_outputs)
