@@ -367,6 +367,21 @@ def add_rehearsal_args(parser: ArgumentParser) -> None:
     """For methods that draw from a memory at every step."""
     add_buffer_args(parser)
     parser.add_argument("--minibatch_size", type=positive, help="replayed samples a step (default: batch_size)")
+    group = parser.add_argument_group("replay of features")
+    group.add_argument(
+        "--replay",
+        choices=["images", "features"],
+        default="images",
+        help="features: store what leaves the frozen part of the network (clip-*), compressed, and no image; then new "
+        "samples are not augmented either",
+    )
+    group.add_argument(
+        "--components",
+        type=not_negative,
+        default=5,
+        help="features: principal components of every sample's tokens; 0 stores the tokens as they are",
+    )
+    group.add_argument("--bits", type=int, choices=[8, 16, 32], default=8, help="features: bits of every stored number")
 
 
 def framework_parser() -> ArgumentParser:

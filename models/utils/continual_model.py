@@ -24,6 +24,7 @@ from utils.conf import derive_seed, get_device
 from utils.errors import StorageError, TrainingError, UsageError
 from utils.plain_state import PlainState
 from utils.second_stage import second_stage
+from utils.token_replay import TokenBuffer, TokenReplay, token_replay
 
 OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
@@ -47,6 +48,7 @@ class ContinualModel(nn.Module):
         net: the backbone. opt: the optimiser, anew for every task.
         loss: loss(outputs, labels). transform: raw batch -> network input, augmented.
         normalization_transform: raw batch -> network input, not augmented.
+        token_replay: with --replay features; what the two transforms are then, and raw samples its codes.
         args, device, dataset: of the run.
         cpt: N_CLASSES_PER_TASK of the stream.
         task_iteration, epoch_iteration: batches seen in this task, in this epoch.
@@ -96,6 +98,9 @@ class ContinualModel(nn.Module):
         self.logged: dict[str, float] = {}
         self._opt: Any = None
         self.second_stage = second_stage(self)
+        self.token_replay: TokenReplay | None = token_replay(self)
+        if self.token_replay is not None:
+            self.transform = self.normalization_transform = self.token_replay
         self._opt_was_set = self._opt_is_own = False
         self._plain_state: PlainState | None = None
 
@@ -203,6 +208,10 @@ class ContinualModel(nn.Module):
     def make_buffer(self, sample_selection_strategy: str = "reservoir") -> Buffer:
         """A replay buffer of `buffer_capacity` samples with a generator of its own."""
         seed = derive_seed(self._option("seed", 0), "buffer")
+        if self.token_replay is not None:
+            return TokenBuffer(
+                self.token_replay, self.buffer_capacity, self.device, sample_selection_strategy, seed=seed
+            )
         return Buffer(self.buffer_capacity, self.device, sample_selection_strategy, seed=seed)
 
     @property
@@ -332,6 +341,8 @@ class ContinualModel(nn.Module):
             TrainingError: the loss that came back is not finite.
         """
         self.logged = {}
+        if self.token_replay is not None:
+            inputs, not_aug_inputs = self.token_replay.encode(not_aug_inputs)
         more = {"epoch": epoch, **self._fields_of_batch()} if self.is_mammoth_style() else {"epoch": epoch}
         function = getattr(self.observe, "__func__", self.observe)
         loss = float(self.observe(inputs, labels, not_aug_inputs, **_accepted(function, more)))
