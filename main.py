@@ -139,6 +139,7 @@ def report(loop: Loop, began: float) -> None:
     from backbone import count_parameters
     from utils.buffer import Buffer
     from utils.tables import summary_table, task_matrix
+    from utils.token_store import TokenStore
 
     args, dataset, results = loop.args, loop.dataset, loop.results
     summary = {
@@ -154,7 +155,7 @@ def report(loop: Loop, began: float) -> None:
         "total_seconds": loop.seconds_before + time.monotonic() - began,
         **loop.measure_memory(),
         "parameters": count_parameters(loop.model.net),
-        "buffer_bytes": sum(part.n_bytes for part in loop.model.modules() if isinstance(part, Buffer)),
+        "buffer_bytes": sum(part.n_bytes for part in loop.model.modules() if isinstance(part, Buffer | TokenStore)),
     }
     loop.run.write_summary(summary)
     print(f"\n{args.model} on {dataset.NAME} ({dataset.SETTING}), evaluated on {summary['evaluated_on']} samples\n")

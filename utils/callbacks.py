@@ -17,6 +17,7 @@ from tqdm import tqdm
 from utils.checkpoints import save_checkpoint
 from utils.errors import Interrupted
 from utils.run import Run
+from utils.tables import HEADLINES
 
 if TYPE_CHECKING:
     from utils.training import Loop
@@ -105,7 +106,12 @@ class Progress(Callback):
         if self.bar is not None:
             self.bar.close()
         figures = loop.results.sessions[-1] if loop.results.sessions else {}
-        shown = ", ".join(f"{key} {value:.2f}" for key, value in figures.items() if isinstance(value, float))
+        shown = ", ".join(
+            f"{key} {value:.2f}"
+            for key, value in figures.items()
+            # The parts of an open-vocabulary method have a figure each: those are for metrics.jsonl.
+            if isinstance(value, float) and (key in HEADLINES or not key.startswith("open_"))
+        )
         tqdm.write(f"after session {loop.task}: {shown}", file=sys.stdout)
 
 

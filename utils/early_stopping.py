@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from utils import metrics
 from utils.callbacks import Callback
@@ -31,10 +32,12 @@ def measure_validation(model: ContinualModel, dataset: ContinualDataset, metric:
     """
     seed = derive_seed(getattr(dataset.args, "seed", 0), "validate", dataset.current_task)
     outputs, labels, scores, difficulty = [], [], [], []
+    # The answer among few candidates is not the one among all with the others struck out.
+    asks = hasattr(model, "choose_class") and metric == "accuracy"
     with evaluation_mode(model), randomness_apart(seed):
         for loader in dataset.validation_loaders:
             for inputs, targets in loader:
-                outputs.append(model(inputs).float())
+                outputs.append(_chosen(model, inputs) if asks else model(inputs).float())
                 labels.append(targets)
                 if metric == "srcc":
                     data, shown = loader.dataset, loader.positions.numpy()
@@ -45,10 +48,15 @@ def measure_validation(model: ContinualModel, dataset: ContinualDataset, metric:
     if metric == "loss":
         return float(model.loss(predicted, truth))
     if metric == "accuracy":
-        return metrics.accuracy(predicted[:, : model.n_seen_classes].argmax(1).cpu(), truth.cpu())
+        chosen = predicted if asks else predicted[:, : model.n_seen_classes].argmax(1)
+        return metrics.accuracy(chosen.cpu(), truth.cpu())
     to_scores = dataset.to_scores  # type: ignore[attr-defined]
     values = to_scores(predicted.reshape(len(truth), -1).cpu().numpy(), np.concatenate(difficulty))
     return 100 * metrics.srcc(values[:, 0], np.concatenate(scores))
+
+
+def _chosen(model: Any, inputs: Tensor) -> Tensor:
+    return model.choose_class(model.encode(model.net.tokens(inputs)), 0, model.n_seen_classes)
 
 
 class EarlyStopping(Callback):

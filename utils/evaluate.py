@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,10 +12,14 @@ from utils import metrics
 from utils.checkpoints import evaluation_mode
 from utils.conf import derive_seed, randomness_apart
 from utils.errors import DataError, TrainingError
+from utils.open_evaluation import Encodings, encodings_of
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from datasets.utils.continual_dataset import ContinualDataset
     from models.utils.continual_model import ContinualModel
+    from models.utils.open_vocabulary import OpenVocabularyModel
 
 
 @dataclass
@@ -28,6 +32,8 @@ class Predictions:
         truth: (n,) labels in order of arrival, or scores in the data set's own unit.
         classes: (first, end) classes of the task.
         train_counts: (C,) training samples of every class of the stream, where it has a long tail.
+        chosen: (n,) classes that an open-vocabulary method chose when it was asked, by figure: "class_il" among the
+            classes seen, "task_il" among those of the task. Nothing where they follow from the outputs.
     """
 
     task: int
@@ -35,23 +41,46 @@ class Predictions:
     truth: np.ndarray
     classes: tuple[int, int]
     train_counts: np.ndarray | None = None
+    chosen: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def class_il(self, n_seen_classes: int) -> np.ndarray:
+        """(n,) what is said among all classes seen so far."""
+        return self.chosen["class_il"] if self.chosen else self.outputs[:, :n_seen_classes].argmax(1)
+
+    def task_il(self) -> np.ndarray:
+        """(n,) what is said among the classes of the sample's own task."""
+        first, end = self.classes
+        return self.chosen["task_il"] if self.chosen else first + self.outputs[:, first:end].argmax(1)
 
 
 @torch.no_grad()
-def predict(model: ContinualModel, dataset: ContinualDataset, task: int) -> Predictions:
+def predict(
+    model: ContinualModel, dataset: ContinualDataset, task: int, encodings: Encodings | None = None
+) -> Predictions:
     """Run the model, in evaluation mode, over the evaluation samples of a task.
+
+    An open-vocabulary method is asked once for each figure, with its candidates.
+
+    Args:
+        encodings: of an open-vocabulary method, known so far.
 
     Raises:
         TrainingError: an output is not finite.
         DataError: no sample of the task could be read.
     """
-    outputs, truth, positions = [], [], []
+    outputs, truth, positions, encoded = [], [], [], []
+    if encodings is None:
+        encodings = encodings_of(model)
     seed = derive_seed(getattr(dataset.args, "seed", 0), "evaluate", dataset.current_task, task)
     loader = dataset.test_loader(task)
     # A model that samples at test time must not take from the generators of training.
     with evaluation_mode(model), randomness_apart(seed):
         for inputs, labels, *_ in loader:
-            outputs.append(model(inputs).float().reshape(len(labels), -1).cpu())
+            if encodings is None:
+                outputs.append(model(inputs).float().reshape(len(labels), -1).cpu())
+            else:
+                encoded.append(encodings.of_batch(loader, inputs))
+                outputs.append(encodings.model.class_outputs(encoded[-1]).float().cpu())
             truth.append(labels.cpu())
             positions.append(loader.positions)
     if not outputs:
@@ -70,13 +99,26 @@ def predict(model: ContinualModel, dataset: ContinualDataset, task: int) -> Pred
         values, targets = values.astype(np.float32), data.scores[shown]
     is_long_tailed = getattr(dataset, "is_long_tailed", False)
     counts = np.asarray(dataset.cls_num_list) if is_long_tailed else None  # type: ignore[attr-defined]
-    return Predictions(task, values, targets, dataset.evaluation_offsets(task), counts)
+    classes = dataset.evaluation_offsets(task)
+    chosen = {}
+    if encodings is not None:
+        ranges = {"class_il": (0, model.n_seen_classes), "task_il": classes}
+        chosen = {name: _chosen(encodings.model, encoded, targets, *ends) for name, ends in ranges.items()}
+    return Predictions(task, values, targets, classes, counts, chosen)
+
+
+def _chosen(model: OpenVocabularyModel, encoded: list[Tensor], truth: np.ndarray, first: int, end: int) -> np.ndarray:
+    """(n,) the classes that a model chooses from some of them; of classes with the same text the true one."""
+    chosen = torch.cat([model.choose_class(part, first, end) for part in encoded]).cpu().numpy()
+    texts = np.array(model.class_texts, dtype=object)
+    return np.where(texts[chosen] == texts[truth], truth, chosen)
 
 
 def class_figures(predictions: list[Predictions], n_seen_classes: int, with_task_il: bool = True) -> dict[str, Any]:
     """Accuracies in percent from one pass over the logits.
 
-    Class-IL takes the largest logit among all classes seen so far, task-IL among the classes of the sample's own task.
+    Class-IL takes the largest logit among all classes seen so far, task-IL among the classes of the sample's own task;
+    open-vocabulary methods were asked for both.
 
     Args:
         with_task_il: False where all tasks share their classes, and the two are one.
@@ -89,16 +131,15 @@ def class_figures(predictions: list[Predictions], n_seen_classes: int, with_task
     """
     class_il, task_il = [], []
     for part in predictions:
-        first, end = part.classes
-        class_il.append(metrics.accuracy(part.outputs[:, :n_seen_classes].argmax(1), part.truth))
-        task_il.append(metrics.accuracy(first + part.outputs[:, first:end].argmax(1), part.truth))
+        class_il.append(metrics.accuracy(part.class_il(n_seen_classes), part.truth))
+        task_il.append(metrics.accuracy(part.task_il(), part.truth))
     figures = {"class_il": class_il, "class_il_mean": metrics.nan_mean(class_il)}
     figures |= {"task_il": task_il, "task_il_mean": metrics.nan_mean(task_il)} if with_task_il else {}
     return figures | _figures_by_class(predictions, n_seen_classes)
 
 
 def _figures_by_class(predictions: list[Predictions], n_seen_classes: int) -> dict[str, float]:
-    predicted = np.concatenate([part.outputs[:, :n_seen_classes].argmax(1) for part in predictions])
+    predicted = np.concatenate([part.class_il(n_seen_classes) for part in predictions])
     truth = np.concatenate([part.truth for part in predictions])
     recall = metrics.recalls(predicted, truth, n_seen_classes)
     figures = {

@@ -9,6 +9,7 @@ import numpy as np
 
 from utils import metrics
 from utils.evaluate import Predictions, class_figures, predict, score_figures
+from utils.open_evaluation import encodings_of, flexible_figures, open_figures, transfer_figures
 
 # Settings whose tasks share all classes: there is no task-IL accuracy beside the one.
 SHARED_SETTINGS = ("domain-il", "general-continual")
@@ -22,7 +23,8 @@ class Results:
     """Evaluates sessions and keeps their figures.
 
     Attributes:
-        sessions: figures of every session so far, by name.
+        sessions: figures of every session so far, by name; of open-vocabulary methods also `open_figures`, of the last
+            one `flexible_figures`.
         matrices: for each per-task metric ("class_il" and "task_il", "class_il" alone where all tasks share their
             classes, or "srcc") its R, (sessions, tasks), NaN where unmeasured. On score streams the row of session t
             also has the next task, measured before it is learnt.
@@ -49,8 +51,13 @@ class Results:
     def measure_session(self, model: ContinualModel) -> list[Predictions]:
         """Evaluate after a session; returns the predictions on all tasks seen, and on the next one (score streams)."""
         seen = self.dataset.seen_tasks
-        predictions = [predict(model, self.dataset, task) for task in seen]
+        encodings = encodings_of(model)
+        predictions = [predict(model, self.dataset, task, encodings) for task in seen]
         figures = self._figures(predictions, model.n_seen_classes)
+        if encodings is not None and model.args.open_evaluation:
+            figures |= open_figures(encodings.model, self.dataset, encodings)
+            if self.dataset.current_task == self.dataset.N_TASKS - 1:
+                figures |= flexible_figures(encodings.model, self.dataset, encodings, model.args.open_sets)
         following = [task for task in (len(seen),) if self.is_score and task < self.n_tasks]
         ahead = [predict(model, self.dataset, task) for task in following]
         for name in self.per_task:
@@ -85,6 +92,7 @@ class Results:
             matrix = self.matrix(name)
             figures[f"{name}_forgetting"] = metrics.forgetting(matrix)
             figures[f"{name}_bwt"] = metrics.backward_transfer(matrix)
+        figures |= transfer_figures(self.sessions)
         if self.is_score:
             figures["srcc_fwt"] = metrics.forward_transfer(self.matrix(), self.untrained)
             figures["srcc_aft_published"] = metrics.forgetting_published(self.matrix()) if self.sessions else math.nan

@@ -8,7 +8,7 @@
 | status.json | running, finished, stopped, interrupted or failed, why, and who said so |
 | metrics.jsonl | one JSON object a line: the split, losses of epochs, figures of sessions, the summary |
 | R_<metric>.csv | the task matrix |
-| predictions/session-<t>.npz | outputs and truth of every evaluation sample, from which any figure follows |
+| predictions/session-<t>.npz | outputs and truth of every evaluation sample, and what open-vocabulary methods chose |
 | summary.json | the final figures and what the run cost |
 | checkpoint.pt | everything `--resume` needs |
 | wandb.json, wandb/ | id of the wandb run, and what it logged |
@@ -154,6 +154,8 @@ class Run:
             "truth": np.concatenate([part.truth for part in predictions]),
             "task": np.concatenate([np.full(len(part.truth), part.task) for part in predictions]),
         }
+        for name in predictions[0].chosen:
+            arrays[name] = np.concatenate([part.chosen[name] for part in predictions])
         target = self.path / "predictions" / f"session-{results.dataset.current_task}.npz"
         write_atomically(target, lambda file: np.savez_compressed(file, **arrays))
 

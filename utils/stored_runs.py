@@ -109,7 +109,10 @@ class StoredRun:
         return self._table(f"R_{name}.csv")[0][1:] if self._table(f"R_{name}.csv") else []
 
     def predictions(self, session: int | None = None) -> dict[str, np.ndarray]:
-        """outputs, truth and task of every evaluation sample after a session (the last by default); may be empty."""
+        """outputs, truth and task of every evaluation sample after a session (the last by default); may be empty.
+
+        Of open-vocabulary methods also class_il and task_il, the classes that they chose.
+        """
         folder = self.path / "predictions"
         if session is None:
             numbers = [int(path.stem.rpartition("-")[2]) for path in folder.glob("session-*.npz")]

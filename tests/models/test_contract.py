@@ -13,6 +13,7 @@ import utils.run
 from datasets.utils.continual_dataset import SCORE_SETTINGS, SEMI_SUPERVISED, SETTINGS
 from main import main
 from models import get_model_class, get_model_names
+from models.utils import load_model_config
 from models.utils.continual_model import ContinualModel
 from tests.conftest import Finished
 
@@ -26,6 +27,8 @@ STREAMS = {
 }
 # What a method cannot do without; options that all its kind share.
 REQUIRED = {"buffer_size": "6"}
+# Sizes of the network of methods that choose among texts.
+SMALL_CLIP = "--clip_image_size 8 --patch_size 4 --width 32 --depth 2"
 
 
 def command(model: str, setting: str) -> str:
@@ -35,7 +38,8 @@ def command(model: str, setting: str) -> str:
     parser = get_model_class(model).get_parser(argparse.ArgumentParser())
     needed = [action.dest for action in parser._actions if action.required]
     own = (f"--{name} {REQUIRED[name]}" for name in needed)
-    return " ".join(["--model", model, STREAMS[setting], *own, "--batch_size 8"])
+    small = [SMALL_CLIP] if load_model_config(argparse.Namespace(model=model)).get("backbone") == "clip-tiny" else []
+    return " ".join(["--model", model, STREAMS[setting], *own, *small, "--batch_size 8"])
 
 
 CASES = [

@@ -117,3 +117,78 @@ def test_the_memory_has_one_gaussian_for_each_session_from_the_start(drive):
 
 def test_a_rank_above_the_number_of_features_is_the_full_covariance(drive):
     assert drive("slca", "--covariance_rank", "999").model.gaussians.directions.shape == (3, 16, 16)
+
+
+# Classes
+
+DIGITS = ("--dataset", "seq-digits", "--max_samples_per_class", "30", "--width", "50", "--batch_size", "8")
+
+
+def test_a_class_leaves_the_mean_and_covariance_of_its_clean_features(drive):
+    driven = drive("slca", *DIGITS)
+    for first, end in ((0, 4), (4, 7)):
+        driven.session()
+        raw, labels = driven.data()
+        features, gaussians = driven.features(raw).double(), driven.model.gaussians
+        # At the end of a session its features are what the head was aligned with.
+        for label in range(first, end):
+            own = features[labels == label].numpy()
+            np.testing.assert_allclose(gaussians.means[label], own.mean(0), atol=1e-5)
+            directions, deviations = gaussians.directions[label].double(), gaussians.deviations[label].double()
+            stored = (directions.T * deviations.square() @ directions).numpy()
+            np.testing.assert_allclose(stored, np.cov(own.T), atol=1e-5 * np.cov(own.T).max())
+    assert driven.model.seen == list(range(7))
+
+
+def test_draws_of_a_class_carry_its_label(drive):
+    driven = drive("slca", *DIGITS)
+    driven.session()
+    _, targets = driven.model.gaussians.sample(driven.model.seen, 3, named_generator(0, "draws"))
+    assert targets.tolist() == [0] * 3 + [1] * 3 + [2] * 3 + [3] * 3
+
+
+def test_a_session_learns_among_its_own_classes_and_alignment_among_all_so_far(drive, monkeypatch):
+    driven = drive("slca", *DIGITS, "--align_steps", "1", "--pseudo_samples", "2", "--logit_temperature", "0.5")
+    driven.session()
+    driven.begin()
+    model, seen = driven.model, []
+    monkeypatch.setattr(model, "step", lambda loss: seen.append(loss.item()) or loss.item())
+    inputs, labels, raw = driven.batch()
+    model.meta_observe(inputs, labels, raw)
+    expected = F.cross_entropy(model.net(inputs)[:, 4:7], labels - 4)
+    assert seen.pop() == pytest.approx(expected.item(), rel=1e-5)
+    model.meta_end_task(driven.dataset)
+    features, targets = model.gaussians.sample(range(7), 2, named_generator(0, "slca", 1))
+    logits = model.net.classifier(features)[:, :7]
+    expected = F.cross_entropy(logits / logits.norm(dim=1, keepdim=True) / 0.5, targets.long())
+    assert seen == [pytest.approx(expected.item(), rel=1e-5)]
+    model.args.logit_temperature = 0
+    expected = F.cross_entropy(logits, targets.long()).item()
+    assert model.alignment_loss(model.net.classifier(features), targets).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_class_without_samples_is_never_drawn(drive):
+    driven = drive("slca", *DIGITS)
+    driven.begin()
+    data = driven.dataset.train_loader.dataset
+    data.targets[data.targets == 2] = 1
+    driven.learn()
+    driven.model.meta_end_task(driven.dataset)
+    assert driven.model.seen == [0, 1, 3]
+
+
+@pytest.mark.parametrize("seed", ["0", "1", "2"])
+def test_all_classes_are_known_at_the_end_where_fine_tuning_knows_the_last(drive, seed):
+    accuracies = {}
+    for name in ("slca", "sgd"):
+        driven = drive(name, *DIGITS, "--n_epochs", "4", "--lr", "0.05", "--seed", seed)
+        raw, labels = [], []
+        for _ in range(3):
+            driven.session()
+            for values, part in zip((raw, labels), driven.data(), strict=True):
+                values.append(part)
+        driven.model.eval()
+        with torch.no_grad():
+            outputs = driven.model(driven.dataset.get_normalization_transform()(torch.cat(raw)))
+        accuracies[name] = (outputs.argmax(1) == torch.cat(labels)).float().mean().item()
+    assert accuracies["slca"] > accuracies["sgd"] + 0.2

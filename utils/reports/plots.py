@@ -243,7 +243,7 @@ def class_groups(run: StoredRun) -> dict[str, float]:
     parts = predictions_of(run)
     if parts is None or parts["outputs"].ndim != 2:
         return {}
-    right = parts["outputs"].argmax(axis=1) == parts["truth"]
+    right = parts.get("class_il", parts["outputs"].argmax(axis=1)) == parts["truth"]
     accuracy = {int(c): 100 * float(right[parts["truth"] == c].mean()) for c in np.unique(parts["truth"])}
     task = {int(c): int(k) for c, k in zip(parts["truth"], parts["task"], strict=True)}
     counts = class_counts(run, task)
