@@ -138,7 +138,9 @@ def _openai_or_open_clip(
     open_clip = import_open_clip()
     if not backbone_weights:
         tags = open_clip.list_pretrained_tags_by_model(clip_model)
-        source = open_clip.get_pretrained_cfg(clip_model, tags[0]) if tags else {}
+        # OpenAI's weights are listed under the names without quickgelu too, which compute something else with them.
+        fitting = [tag for tag in tags if tag != "openai" or "quickgelu" in clip_model] or tags
+        source = open_clip.get_pretrained_cfg(clip_model, fitting[0]) if fitting else {}
         place = source.get("url") or f"https://huggingface.co/{source.get('hf_hub') or 'models?search=open_clip'}"
         raise UsageError(
             f"CLIP's weights are not shipped: fetch those of {clip_model} once, for instance from {place}, put them "

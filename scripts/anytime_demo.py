@@ -16,17 +16,18 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 
 from datasets.utils.evaluation_sets import label_words
-from datasets.utils.image_sets import DIGITS
+from datasets.utils.image_sets import DIGITS, DigitImages
 from datasets.utils.sources import UNREADABLE, class_folders, decode_image, images_of
 from models.utils.open_vocabulary import OpenVocabularyModel
 from models.utils.without_stream import open_vocabulary_model
-from utils.args import positive
+from utils.args import positive, positive_number
 from utils.errors import DataError, RunError, run_script
 
 Images = dict[str, list[np.ndarray]]
@@ -91,11 +92,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", default="anytimecl", help="an open-vocabulary method")
     parser.add_argument("--backbone", default="clip-tiny", help="a network of CLIP's kind")
     parser.add_argument("--backbone_weights", help="file of its weights")
+    parser.add_argument(
+        "--lr", type=positive_number, help="learning rate (default: the method's, for a CLIP of full size)"
+    )
     parser.add_argument("--model_file", type=Path, help="where the model is kept (default: nowhere)")
     args = parser.parse_args(argv)
 
     def build() -> OpenVocabularyModel:
-        return open_vocabulary_model(args.model, args.backbone, args.backbone_weights)
+        options: dict[str, Any] = {} if args.lr is None else {"lr": args.lr}
+        if not args.images:
+            options["prompts"] = list(DigitImages.PROMPTS)
+        return open_vocabulary_model(args.model, args.backbone, args.backbone_weights, **options)
 
     try:
         images = folders(args.images, args.shots, args.tests) if args.images else digits()

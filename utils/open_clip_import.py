@@ -20,5 +20,6 @@ def import_open_clip(submodule: str = "") -> ModuleType:
         return importlib.import_module("open_clip" + (f".{submodule}" if submodule else ""))
     except ImportError as error:
         raise UsageError(
-            f"CLIP needs the package open_clip_torch ({error}): pip install -r requirements-clip.txt"
+            f"CLIP needs the package open_clip_torch ({error}): pip install -r requirements-clip.txt "
+            "(without a GPU: -c constraints-cpu.txt)"
         ) from error

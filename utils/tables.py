@@ -25,6 +25,7 @@ HEADLINES = {
     "task_il_forgetting": "task-IL forgetting [points]",
     "open_seen": "among all labels of a data set, samples of labels seen [%]",
     "open_unseen": "among all labels of a data set, samples of labels not seen [%]",
+    "open_harmonic": "harmonic mean of these two [%]",
     "open_all": "among all labels of a data set, all samples [%]",
     "open_heldout": "among all labels of a data set, held-out data sets [%]",
     "open_union": "among the labels of all data sets [%]",

@@ -173,7 +173,10 @@ class TokenStore(nn.Module):
             IndexError: a slot holds nothing.
         """
         slots = self._checked(slots)
-        if self._waiting:
+        if not len(slots):
+            # Before the first sample of mode "shared" there is no basis to decode with.
+            tokens = torch.empty(0, self.compression.n_tokens, self.compression.token_dim, device=self.device)
+        elif self._waiting:
             tokens = torch.cat([tokens for tokens, _ in self._waiting])[slots.to(self.device)]
         else:
             tokens = decompress(self._codes[slots], self.compression, self.basis)

