@@ -113,9 +113,10 @@ def load_start(model: ContinualModel, args: Namespace) -> None:
     from utils.buffer import Buffer
     from utils.checkpoints import load_weights
     from utils.conf import derive_seed
+    from utils.token_store import TokenStore
 
     load_weights(model, Path(args.loadcheck))
-    for i, part in enumerate(part for part in model.modules() if isinstance(part, Buffer)):
+    for i, part in enumerate(part for part in model.modules() if isinstance(part, Buffer | TokenStore)):
         part.generator.manual_seed(derive_seed(args.seed, "loaded buffer", i))
 
 
@@ -138,10 +139,12 @@ def report(loop: Loop, began: float) -> None:
     """Write summary.json and print the tables."""
     from backbone import count_parameters
     from utils.buffer import Buffer
+    from utils.embedding_tree import EmbeddingTree
     from utils.tables import summary_table, task_matrix
     from utils.token_store import TokenStore
 
     args, dataset, results = loop.args, loop.dataset, loop.results
+    memories = (Buffer, TokenStore, EmbeddingTree)
     summary = {
         "dataset": dataset.NAME,
         "model": args.model,
@@ -155,7 +158,7 @@ def report(loop: Loop, began: float) -> None:
         "total_seconds": loop.seconds_before + time.monotonic() - began,
         **loop.measure_memory(),
         "parameters": count_parameters(loop.model.net),
-        "buffer_bytes": sum(part.n_bytes for part in loop.model.modules() if isinstance(part, Buffer | TokenStore)),
+        "buffer_bytes": sum(part.n_bytes for part in loop.model.modules() if isinstance(part, memories)),
     }
     loop.run.write_summary(summary)
     print(f"\n{args.model} on {dataset.NAME} ({dataset.SETTING}), evaluated on {summary['evaluated_on']} samples\n")

@@ -123,11 +123,16 @@ def get_model(
     A constructor may leave `dataset` out, as older ones of Mammoth do.
 
     Raises:
-        UsageError: unknown method, or one that does not fit the stream's setting.
+        UsageError: unknown method, or one that does not fit the stream's setting or its held-out data sets.
     """
     complete(args)
     check_compatibility(args.model, dataset.SETTING, dataset.NAME)
     cls = get_model_class(args)
+    if dataset.held_out and not hasattr(cls, "choose_class"):
+        raise UsageError(
+            f"--held_out: {args.model} has outputs for the classes of the stream only, and cannot be asked about other "
+            "data sets; leave it out, or take an open-vocabulary method such as anytimecl or zero-shot"
+        )
     if cls.is_mammoth_style():
         vars(args).update({name: value for name, value in MAMMOTH_OPTIONS.items() if not hasattr(args, name)})
     model = cls.__new__(cls)

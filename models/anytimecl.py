@@ -67,7 +67,7 @@ class AnytimeCL(OpenVocabularyModel):
 
     def __init__(self, backbone, loss, args, transform, dataset) -> None:  # type: ignore[no-untyped-def]
         super().__init__(backbone, loss, args, transform, dataset)
-        self.tuned = self.net.make_tail().to(self.device)
+        self.tuned = self.tail_to_tune()
         self.other = nn.Parameter(torch.zeros((), device=self.device))
         self.weighting = OnlineClassWeighting(args.eta, self.device)
         self.store = make_token_store(args, self.net, self.device, derive_seed(self._option("seed", 0), "anytimecl"))
@@ -79,7 +79,9 @@ class AnytimeCL(OpenVocabularyModel):
     def meta_begin_task(self, dataset: ContinualDataset) -> None:
         kept = None if self.args.reset_optimizer else self._opt
         super().meta_begin_task(dataset)
-        self._opt = kept or self._opt
+        if kept is not None:
+            # Its moments alone: the rate is the one to begin with, whatever a schedule has made of it.
+            self.opt.load_state_dict({**self.opt.state_dict(), "state": kept.state_dict()["state"]})
 
     def learn_tokens(self, tokens: Tensor, attention: Tensor, labels: Tensor, epoch: int | None = None) -> float:
         total, n = 0.0, self.args.new_per_step

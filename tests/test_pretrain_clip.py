@@ -1,9 +1,6 @@
 """scripts/pretrain_clip.py: what it learns, what it leaves, what it refuses."""
 
 import math
-import subprocess
-import sys
-import time
 from argparse import Namespace
 from pathlib import Path
 
@@ -17,9 +14,8 @@ from backbone.utils import clip_text
 from backbone.utils.clip_weights import read_tiny
 from datasets import get_dataset
 from scripts.pretrain_clip import chosen_classes, main, rate
-from tests.conftest import ROOT
 from utils.args import parse_args
-from utils.errors import UsageError
+from utils.errors import UsageError, run_script
 
 LINE = "--dataset seq-digits --clip_image_size 8 --patch_size 4 --width 8 --depth 1 --epochs 1 --seed 0"
 WORDS = LINE.split()
@@ -124,18 +120,18 @@ def test_what_it_cannot_do_ends_with_an_error(
     assert not list(tmp_path.iterdir())
 
 
-def test_ctrl_c_leaves_what_was_there(tmp_path: Path) -> None:
+def test_ctrl_c_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def press(step: int, n_steps: int, lr: float) -> float:
+        if step == 2:
+            raise KeyboardInterrupt
+        return lr
+
     out = tmp_path / "w.pt"
     out.write_bytes(b"before")
-    words = [sys.executable, "scripts/pretrain_clip.py", *WORDS, "--epochs", "100000", "--out", str(out)]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(words, cwd=ROOT, stdout=pipe, stderr=pipe, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline().startswith("epoch 1/")
-        time.sleep(0.1)
-        process.send_signal(2)
-        assert process.wait(60) == 130
-        assert process.stderr is not None
-        assert process.stderr.read().splitlines()[-1] == "stopped"
+    monkeypatch.setattr("scripts.pretrain_clip.rate", press)
+    assert run_script(lambda: main([*WORDS, "--out", str(out)])) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "stopped"
     assert [path.name for path in tmp_path.iterdir()] == ["w.pt"]
     assert out.read_bytes() == b"before"

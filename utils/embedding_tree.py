@@ -56,6 +56,11 @@ class EmbeddingTree(nn.Module):
     def __len__(self) -> int:
         return sum(len(leaf.labels) for leaf in self.leaves)
 
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the samples: embeddings and labels."""
+        return sum(part.nbytes for leaf in self.leaves for part in (leaf.embeddings, leaf.labels))
+
     def route(self, embeddings: Tensor) -> Tensor:
         """(B,) int64 leaves that (B, E) embeddings lead to."""
         node = embeddings.new_full((len(embeddings),), 0 if len(self.branches) else -1, dtype=torch.int64)

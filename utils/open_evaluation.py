@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -111,18 +112,22 @@ def open_figures(model: OpenVocabularyModel, dataset: ContinualDataset, encoding
     return figures
 
 
-def transfer_figures(sessions: Sequence[dict[str, Any]]) -> dict[str, float]:
+def transfer_figures(sessions: Sequence[dict[str, Any]], dataset: ContinualDataset) -> dict[str, float]:
     """open_transfer, open_average and open_last (`metrics.mtil_figures`) of a stream whose tasks are its data sets;
     nothing for other streams, or before its end.
 
     Args:
         sessions: figures of all sessions so far.
     """
+    if getattr(dataset, "increment", None) != "task":
+        return {}
     tables = [session.get("open_sets", {}) for session in sessions]
     rows = [[of_set["all"] for of_set in table.values() if "seen" in of_set] for table in tables]
     if not rows or any(len(row) != len(rows) for row in rows):
         return {}
-    return {f"open_{name}": value for name, value in metrics.mtil_figures(rows).items()}
+    # Data sets stand in the order of --sources, and --task_order may have brought them in another.
+    in_order = np.take(rows, dataset.task_positions, axis=1)  # type: ignore[attr-defined]
+    return {f"open_{name}": value for name, value in metrics.mtil_figures(in_order).items()}
 
 
 def flexible_figures(
@@ -150,6 +155,9 @@ def flexible_figures(
     known = [(part.labels, *encodings.of_set(part)) for part in sets]
     figures: dict[str, float] = {}
     for name in names:
+        if name.endswith("zero_shot") and not held_out:
+            figures[f"open_{name}"] = math.nan
+            continue
         by_view: dict[str, list[float]] = {}
         for group in groups[name]():
             found = [

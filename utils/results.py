@@ -92,7 +92,7 @@ class Results:
             matrix = self.matrix(name)
             figures[f"{name}_forgetting"] = metrics.forgetting(matrix)
             figures[f"{name}_bwt"] = metrics.backward_transfer(matrix)
-        figures |= transfer_figures(self.sessions)
+        figures |= transfer_figures(self.sessions, self.dataset)
         if self.is_score:
             figures["srcc_fwt"] = metrics.forward_transfer(self.matrix(), self.untrained)
             figures["srcc_aft_published"] = metrics.forgetting_published(self.matrix()) if self.sessions else math.nan

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -124,6 +125,6 @@ def check_labels(names: Sequence[str], different: bool = False) -> None:
     for position, name in enumerate(names):
         if not isinstance(name, str) or not name.strip():
             raise UsageError(f"label {position + 1} of {len(names)} is {name!r}: a label is a text with words in it")
-    twice = sorted({name for name in names if names.count(name) > 1}) if different else []
+    twice = sorted(name for name, n in Counter(names).items() if n > 1) if different else []
     if twice:
         raise UsageError(f"labels given more than once: {', '.join(twice)}; name each text to choose from once")

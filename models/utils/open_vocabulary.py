@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.utils.continual_model import ContinualModel
 from utils.args import true_or_false
 from utils.checkpoints import evaluation_mode, load_checkpoint, save_checkpoint
+from utils.class_losses import ClassLoss
 from utils.errors import StorageError, UsageError
 from utils.images import centre_square, raw_batches
 from utils.open_evaluation import OPEN_SETS
@@ -22,6 +23,9 @@ from utils.vocabulary import Vocabulary, check_labels
 
 if TYPE_CHECKING:
     from backbone.clip import ClipBackbone
+
+# Images that go through the network together.
+AT_ONCE = 256
 
 
 class OpenVocabularyModel(ContinualModel):
@@ -69,6 +73,11 @@ class OpenVocabularyModel(ContinualModel):
                 f"{self.NAME} needs a network that knows texts: --backbone clip-tiny, or clip-vit-b32 and its weights; "
                 f"--backbone {getattr(args, 'backbone', type(backbone).__name__)} does not"
             )
+        if isinstance(loss, ClassLoss) or self._option("cls_head", "linear") != "linear":
+            raise UsageError(
+                f"{self.NAME} compares images with texts, by a loss of its own: leave out --cls_loss, --drw_epoch and "
+                "--cls_head, which are for heads with an output for every class"
+            )
         if self._option("prompts", None):
             prompt_templates(args.prompts)
         self.vocabulary = Vocabulary(self.net.embed_labels, self.prompts_of, self.device)
@@ -102,9 +111,23 @@ class OpenVocabularyModel(ContinualModel):
 
     def settings(self) -> dict[str, Any]:
         """Plain values that a file of `save` must have in common with the model that restores it."""
-        return {"method": self.NAME}
+        return {
+            "method": self.NAME,
+            "optimizer": self._option("optimizer", "sgd"),
+            "logit scale of the weights": round(self.net.logit_scale, 3),
+        }
 
     # What all share
+
+    def tail_to_tune(self) -> nn.Module:
+        """A copy of the blocks of the network that can be tuned, tokens (B, L, D) -> (B, E).
+
+        Raises:
+            UsageError: there is none.
+        """
+        if not self.net.tail.blocks:
+            raise UsageError(f"{self.NAME}: --trained_blocks 0 leaves nothing to tune; choose at least 1")
+        return self.net.make_tail()
 
     @functools.cached_property
     def templates(self) -> tuple[str, ...]:
@@ -203,7 +226,9 @@ class OpenVocabularyModel(ContinualModel):
         return self.learn_tokens(tokens, attention, self.vocabulary.add(names).to(self.device))
 
     def _inputs(self, images: Any) -> list[Tensor]:
-        return [self.normalization_transform(centre_square(part).to(self.device)) for part in raw_batches(images)]
+        """Network inputs (B, C, S, S), B at most `AT_ONCE`."""
+        parts = [centre_square(part) for batch in raw_batches(images) for part in batch.split(AT_ONCE)]
+        return [self.normalization_transform(part.to(self.device)) for part in parts]
 
     def save(self, path: str | Path) -> None:
         """Write everything that the model needs to go on: weights, labels, what it stored, the optimiser.
@@ -215,7 +240,7 @@ class OpenVocabularyModel(ContinualModel):
         save_checkpoint(Path(path), {"settings": self.settings(), "model": self.state_dict(), "opt": opt})
 
     def restore(self, path: str | Path) -> None:
-        """Go to where `save` wrote a file.
+        """Go to where `save` wrote a file, with the learning rate of then.
 
         Raises:
             StorageError: the file is missing or damaged, or of other settings or another network; this model is left as

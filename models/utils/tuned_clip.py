@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.utils.open_vocabulary import OpenVocabularyModel
-from utils.errors import UsageError
 
 
 class TunedClip(OpenVocabularyModel):
@@ -22,9 +21,7 @@ class TunedClip(OpenVocabularyModel):
 
     def __init__(self, backbone, loss, args, transform, dataset) -> None:  # type: ignore[no-untyped-def]
         super().__init__(backbone, loss, args, transform, dataset)
-        self.tuned = self.net.make_tail()
-        if not list(self.get_parameters()):
-            raise UsageError(f"{self.NAME}: --trained_blocks 0 leaves nothing to tune; choose at least 1")
+        self.tuned = self.tail_to_tune()
 
     def get_parameters(self) -> Iterator[nn.Parameter]:
         return (parameter for parameter in self.tuned.parameters() if parameter.requires_grad)

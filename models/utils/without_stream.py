@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from backbone import get_backbone, get_backbone_parser, pixel_statistics
-from datasets.utils.augment import Normalize, Operation, ToFloat
-from datasets.utils.continual_dataset import ContinualDataset
+from backbone import get_backbone, get_backbone_parser
 from datasets.utils.evaluation_sets import EvaluationSet
+from datasets.utils.image_sets import Images
 from models import get_model, get_model_class, get_model_parser
 from models.utils import load_model_config
 from models.utils.open_vocabulary import OpenVocabularyModel
@@ -22,7 +21,7 @@ from utils.config import for_backbone, merge
 from utils.errors import UsageError
 
 
-class NoStream(ContinualDataset):
+class NoStream(Images):
     """Colour images of any size, and nothing known of what they show."""
 
     NAME = "no stream"
@@ -39,10 +38,6 @@ class NoStream(ContinualDataset):
 
     def evaluation_sets(self) -> list[EvaluationSet]:
         return []
-
-    def normalization(self) -> Sequence[Operation]:
-        statistics = pixel_statistics(self.args.backbone)
-        return (ToFloat(), Normalize(*statistics)) if statistics else (ToFloat(),)
 
     def get_loss(self) -> Callable[[Tensor, Tensor], Tensor]:
         return F.cross_entropy

@@ -7,7 +7,10 @@ import torch.nn.functional as F
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from main import load_start
+from models.utils import open_vocabulary
 from models.utils.without_stream import open_vocabulary_model
+from utils.checkpoints import save_checkpoint
 from utils.errors import DataError, StorageError, TrainingError, UsageError
 from utils.images import raw_batches
 
@@ -217,25 +220,19 @@ def test_offline_the_stream_trains_nothing_and_the_end_of_a_task_fits_the_memory
 
 
 @pytest.mark.parametrize("reset", [False, True])
-def test_optimiser_outlives_tasks_unless_told_otherwise(drive, reset):
-    sizes = [
-        "--clip_image_size",
-        "8",
-        "--patch_size",
-        "4",
-        "--width",
-        "32",
-        "--depth",
-        "2",
-        "--max_samples_per_class",
-        "2",
-    ]
-    line = ["--dataset", "seq-digits", "--backbone", "clip-tiny", *sizes, "--reset_optimizer", str(reset)]
-    driven = drive("anytimecl", *line)
+def test_optimiser_outlives_tasks_with_the_rate_to_begin_with_unless_told_otherwise(drive, reset):
+    sizes = ["--clip_image_size", "8", "--patch_size", "4", "--width", "32", "--depth", "2"]
+    line = ["--dataset", "seq-digits", "--backbone", "clip-tiny", "--max_samples_per_class", "2", *sizes]
+    driven = drive("anytimecl", *line, "--reset_optimizer", str(reset))
     driven.session()
-    opt = driven.model.opt
+    before = driven.model.opt
+    rate, steps = before.param_groups[0]["lr"], before.state[driven.model.other]["step"].clone()
+    before.param_groups[0]["lr"] = rate / 10
     driven.begin()
-    assert (driven.model.opt is opt) == (not reset)
+    after = driven.model.opt
+    assert steps > 0
+    assert after.param_groups[0]["lr"] == rate
+    assert not after.state if reset else torch.equal(after.state[driven.model.other]["step"], steps)
 
 
 def test_what_was_known_is_kept_while_other_digits_are_learnt(digits_clip):
@@ -319,6 +316,14 @@ def test_what_is_no_image_is_refused(given, message):
         raw_batches(given)
 
 
+def test_many_images_go_through_the_network_in_parts(monkeypatch):
+    model, images = build(), torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    expected = model.predict(images, WORDS)
+    monkeypatch.setattr(open_vocabulary, "AT_ONCE", 2)
+    assert [len(part) for part in model._inputs(images)] == [2, 2, 1]
+    assert model.predict(images, WORDS) == expected
+
+
 def test_a_stack_of_grey_images_is_many_images():
     assert raw_batches(np.zeros((5, 8, 8), np.uint8))[0].shape == (5, 1, 8, 8)
     assert raw_batches(np.zeros((8, 9), np.uint8))[0].shape == (1, 1, 8, 9)
@@ -369,7 +374,12 @@ def test_saved_and_restored_it_goes_on_bit_by_bit(images, tmp_path):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"bits": 16}, "bits 8 there, 16 here"), ({"width": 64}, "token_dim"), ({"depth": 3}, "another network")],
+    [
+        ({"bits": 16}, "bits 8 there, 16 here"),
+        ({"width": 64}, "token_dim"),
+        ({"depth": 3}, "another network"),
+        ({"optimizer": "sgd"}, "optimizer adamw there, sgd here"),
+    ],
 )
 def test_files_of_other_settings_or_networks_are_refused_and_change_nothing(images, tmp_path, options, message):
     model = build()
@@ -382,6 +392,30 @@ def test_files_of_other_settings_or_networks_are_refused_and_change_nothing(imag
         other.restore(tmp_path / "model.pt")
     assert torch.equal(views(other, images, ["cat", "rain"])[""], before)
     assert other.vocabulary.names == ["cat", "rain"]
+
+
+def test_a_file_of_other_weights_is_refused_for_their_logit_scale(images, tmp_path):
+    model, other = build(), build()
+    model.net.logit_scale = 50.0
+    model.save(tmp_path / "model.pt")
+    with pytest.raises(StorageError, match="logit scale of the weights 50"):
+        other.restore(tmp_path / "model.pt")
+
+
+def test_weights_to_start_from_bring_the_stored_samples_but_not_the_draws_from_them(drive, tmp_path):
+    line = ["--dataset", "seq-digits", "--max_samples_per_class", "2"]
+    line += ["--clip_image_size", "8", "--patch_size", "4", "--width", "32", "--depth", "2"]
+    first = drive("anytimecl", *line).model
+    images = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    first.learn(images, NAMES[:4])
+    save_checkpoint(tmp_path / "kept.pt", {"model": first.state_dict()})
+    second, third = (drive("anytimecl", *line, "--seed", seed).model for seed in ("0", "1"))
+    for model in (second, third):
+        model.args.loadcheck = str(tmp_path / "kept.pt")
+        load_start(model, model.args)
+        assert len(model.store) == 4
+    states = [model.store.generator.get_state() for model in (first, second, third)]
+    assert not any(torch.equal(states[i], states[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
 
 
 def test_files_that_are_absent_or_damaged_are_refused(tmp_path):
@@ -400,6 +434,7 @@ def test_files_that_are_absent_or_damaged_are_refused(tmp_path):
         ({"combine": "best"}, "combine"),
         ({"eta": 1.0}, "--eta"),
         ({"components": 900}, "--components"),
+        ({"trained_blocks": 0}, "--trained_blocks 0"),
         ({"prompts": ["a photo"]}, "{}"),
     ],
 )

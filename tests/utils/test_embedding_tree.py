@@ -25,6 +25,7 @@ def grown(capacity=10, n=60, batch=7):
 def test_leaves_hold_no_more_than_they_may_and_every_sample_once_where_it_is_looked_for():
     tree, embeddings, labels = grown()
     assert len(tree) == 60
+    assert tree.n_bytes == 60 * (6 * 4 + 8)
     assert len(tree.leaves) >= 6
     assert max(len(leaf.labels) for leaf in tree.leaves) <= 10
     homes = tree.route(embeddings)

@@ -186,8 +186,9 @@ def test_mix_is_the_mean_over_groups_of_all_their_images_together(stream, oracle
 def test_without_held_out_data_questions_about_it_have_no_answer(stream, oracle):
     stream.sets = stream.sets[:2]
     assert not any("heldout" in name for name in open_figures(oracle, stream, Encodings(oracle)))
-    figures = flexible_figures(oracle, stream, Encodings(oracle), ["union_zero_shot"])
+    figures = flexible_figures(oracle, stream, Encodings(oracle), ["union_zero_shot", "mix_zero_shot"])
     assert math.isnan(figures["open_union_zero_shot"])
+    assert math.isnan(figures["open_mix_zero_shot"])
 
 
 def test_no_group_of_a_stream_of_few_labels_has_a_single_one(stream, oracle):
@@ -207,11 +208,17 @@ def test_transfer_needs_one_session_for_each_data_set_of_the_stream():
         sets = {"a": {"seen": 0.0, "all": a}, "b": {"seen": 0.0, "all": b}, "held out": {"all": 5.0}}
         return {"open_sets": sets}
 
+    stream = Namespace(increment="task", task_positions=[0, 1])
     sessions = [session(80.0, 30.0), session(70.0, 60.0)]
-    assert transfer_figures(sessions) == {"open_transfer": 30.0, "open_average": 60.0, "open_last": 65.0}
-    assert transfer_figures(sessions[:1]) == {}
-    assert transfer_figures([{"class_il_mean": 3.0}]) == {}
-    assert transfer_figures([]) == {}
+    expected = {"open_transfer": 30.0, "open_average": 60.0, "open_last": 65.0}
+    assert transfer_figures(sessions, stream) == expected
+    turned = Namespace(increment="task", task_positions=[1, 0])
+    assert transfer_figures([session(30.0, 80.0), session(60.0, 70.0)], turned) == expected
+    assert transfer_figures(sessions[:1], stream) == {}
+    assert transfer_figures([{"class_il_mean": 3.0}], stream) == {}
+    assert transfer_figures([], stream) == {}
+    assert transfer_figures(sessions, Namespace(increment="data", task_positions=[0, 1])) == {}
+    assert transfer_figures(sessions, Namespace()) == {}
 
 
 # Class-IL and task-IL

@@ -1,5 +1,6 @@
 """Labels as texts and embeddings."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -93,3 +94,4 @@ def test_equal_labels_are_refused_where_they_must_differ():
     check_labels(["cat", "dog", "cat"])
     with pytest.raises(UsageError, match="more than once: cat"):
         check_labels(["cat", "dog", "cat"], different=True)
+    check_labels(np.array(["cat", "dog"]), different=True)
