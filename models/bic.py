@@ -14,6 +14,7 @@ from datasets.utils.continual_dataset import ContinualDataset
 from datasets.utils.loader import TaskData
 from models.utils.exemplar_replay import ExemplarReplay
 from utils.args import not_negative, positive_number, true_or_false
+from utils.class_losses import counts_of
 from utils.conf import named_generator
 from utils.exemplars import JoinedData, first_of_each_class
 from utils.losses import softened_cross_entropy
@@ -118,12 +119,13 @@ class BiC(ExemplarReplay):
         alpha, beta = (torch.full((), value, device=self.device, requires_grad=True) for value in (1.0, 0.0))
         optimizer = torch.optim.Adam([alpha, beta], self.args.bic_lr)
         generator = named_generator(self.args.seed, "bic fit", self.current_task)
-        for _ in range(self.args.bic_epochs):
-            for rows in torch.randperm(len(labels), generator=generator).split(self.args.batch_size):
-                old, new = outputs[rows, :first], outputs[rows, first:]
-                optimizer.zero_grad()
-                self.loss(torch.cat([old, alpha * new + beta], dim=1), labels[rows]).backward()
-                optimizer.step()
+        with counts_of(self.loss, labels):
+            for _ in range(self.args.bic_epochs):
+                for rows in torch.randperm(len(labels), generator=generator).split(self.args.batch_size):
+                    old, new = outputs[rows, :first], outputs[rows, first:]
+                    optimizer.zero_grad()
+                    self.loss(torch.cat([old, alpha * new + beta], dim=1), labels[rows]).backward()
+                    optimizer.step()
         self.alpha[first:end], self.beta[first:end] = alpha.detach(), beta.detach()
 
 

@@ -13,6 +13,7 @@ from models.utils.continual_model import ContinualModel
 from utils.args import add_buffer_args, positive, positive_number
 from utils.augmentations import cutmix_data
 from utils.batch_norm import bn_track_stats
+from utils.class_losses import counts_of
 from utils.conf import derive_seed, randomness_apart
 from utils.errors import UsageError
 
@@ -65,7 +66,8 @@ class GDumb(ContinualModel):
         if self.buffer.is_empty():
             return
         # Whatever draws in the fitting, it takes nothing from the generators of the stream.
-        with randomness_apart(derive_seed(getattr(self.args, "seed", 0), "gdumb", self.current_task)):
+        seed = derive_seed(getattr(self.args, "seed", 0), "gdumb", self.current_task)
+        with randomness_apart(seed), counts_of(self.loss, self.buffer.get_all_data()[1]):
             self.fit_anew()
 
     def fit_anew(self) -> None:

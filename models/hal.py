@@ -11,7 +11,7 @@ from torch import Tensor
 
 from datasets.utils.continual_dataset import SCORE_SETTINGS, ContinualDataset
 from models.utils.continual_model import ContinualModel
-from utils.args import add_rehearsal_args
+from utils.args import add_rehearsal_args, share
 from utils.buffer import Buffer
 from utils.conf import named_generator
 from utils.gradients import flat_gradient, trained_parameters, with_gradient
@@ -41,7 +41,7 @@ class HAL(ContinualModel):
     def get_parser(parser: ArgumentParser) -> ArgumentParser:
         add_rehearsal_args(parser)
         parser.add_argument("--hal_lambda", type=float, default=0.1, help="weight of the change at the anchors")
-        parser.add_argument("--beta", type=float, default=0.5, help="share of the mean embedding that a batch leaves")
+        parser.add_argument("--beta", type=share, default=0.5, help="share of the mean embedding that a batch leaves")
         parser.add_argument("--gamma", type=float, default=0.1, help="weight of the mean embedding in an anchor")
         return parser
 

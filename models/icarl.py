@@ -30,6 +30,7 @@ class ICaRL(ExemplarReplay):
 
     NAME = "icarl"
     COMPATIBILITY = ["class-il", "task-il"]
+    OWN_LOSS = True
     class_means: Tensor
     has_mean: Tensor
 

@@ -34,6 +34,7 @@ class LUCIR(ExemplarReplay):
 
     NAME = "lucir"
     COMPATIBILITY = ["class-il", "task-il"]
+    OWN_HEAD = True
 
     @staticmethod
     def get_parser(parser: ArgumentParser) -> ArgumentParser:

@@ -25,6 +25,7 @@ class LwFMC(ContinualModel):
 
     NAME = "lwf-mc"
     COMPATIBILITY = ["class-il", "task-il"]
+    OWN_LOSS = True
 
     @staticmethod
     def get_parser(parser: ArgumentParser) -> ArgumentParser:

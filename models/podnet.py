@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from backbone import ContinualBackbone
 from backbone.utils.cosine_head import CosineHead
 from datasets.utils.continual_dataset import ContinualDataset
 from models.utils.exemplar_replay import ExemplarReplay
@@ -36,6 +37,7 @@ class PODNet(ExemplarReplay):
 
     NAME = "podnet"
     COMPATIBILITY = ["class-il", "task-il"]
+    OWN_LOSS = OWN_HEAD = True
 
     @staticmethod
     def get_parser(parser: ArgumentParser) -> ArgumentParser:
@@ -53,6 +55,11 @@ class PODNet(ExemplarReplay):
         super().__init__(backbone, loss, args, transform, dataset)
         if self.get_offsets(0)[1] < 2:
             raise UsageError("podnet sets a class apart from others: the first task needs at least two classes")
+        if type(self.net).feature_maps is ContinualBackbone.feature_maps:
+            raise UsageError(
+                f"podnet compares intermediate maps, and --backbone {args.backbone} has no feature_maps; take another "
+                "backbone, or another method"
+            )
         self.net.classifier = CosineHead(self.net.feature_dim, self.num_classes, args.nb_proxy).to(self.device)
         self.old_net = copy.deepcopy(self.net).requires_grad_(False).eval()
 

@@ -74,4 +74,4 @@ def compare(entries: Sequence[Reference], runs: Sequence[StoredRun] | None) -> t
 
 
 if __name__ == "__main__":
-    run_script(main)
+    sys.exit(run_script(main))

@@ -213,15 +213,17 @@ def test_namespace_made_by_hand_is_enough_to_build_and_train(model):
     from backbone import get_backbone
     from datasets import get_dataset
     from models import get_model
+    from models.utils import load_model_config
 
     scores = "grade-il" in get_model_class(model).COMPATIBILITY
-    stream, backbone = ("uiprmd", "temporal") if scores else ("seq-digits", "mlp")
+    reads_texts = hasattr(get_model_class(model), "choose_class")
+    stream, backbone = ("uiprmd", "temporal") if scores else ("seq-digits", "clip-tiny" if reads_texts else "mlp")
     args = Namespace(model=model, dataset=stream, backbone=backbone, lr=0.01, batch_size=8, buffer_size=4)
     dataset = get_dataset(args)
     method = get_model(args, get_backbone(args), dataset.get_loss(), dataset.get_transform(), dataset)
     loader, _ = dataset.get_data_loaders()
     assert method.observe(*next(iter(loader))) > 0
-    n_epochs = {"uiprmd": 30, "seq-digits": 10}[stream] if model != "gdumb" else 1
+    n_epochs = load_model_config(args).get("n_epochs", {"uiprmd": 30, "seq-digits": 10}[stream])
     assert (dataset.get_backbone(), dataset.get_batch_size(), dataset.get_epochs()) == (backbone, 8, n_epochs)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -104,3 +106,10 @@ def test_without_runs_the_recorded_figures_are_shown(
 def test_what_is_no_entry_is_refused(registry: Callable[..., Path], change: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError, match=words):
         read_references(registry(row() | change))
+
+
+def test_exit_code_reaches_the_shell(tmp_path: Path) -> None:
+    command = [sys.executable, ROOT / "scripts" / "references.py", tmp_path / "none"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 3
+    assert "no folder" in done.stderr

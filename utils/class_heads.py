@@ -25,6 +25,26 @@ def add_class_head_args(parser: ArgumentParser) -> None:
     add("--tde_mu", type=float, default=0.9, help="causal: what of the direction of the features stays each step")
 
 
+def wanted_head(args: Namespace) -> str | None:
+    """The one of `HEADS` that --cls_head, --cls_loss and --stage2 ask for; None where they leave it to the network.
+
+    Raises:
+        UsageError: they ask for different heads.
+    """
+    chosen, stage = getattr(args, "cls_head", None), getattr(args, "stage2", None)
+    wishes = [(f"--cls_head {chosen}", chosen)] if chosen is not None else []
+    if getattr(args, "cls_loss", None) == "ldam":
+        wishes.append(("--cls_loss ldam", "cosine"))
+    if stage is not None:
+        wishes.append((f"--stage2 {stage}", "causal" if stage == "tde" else "linear"))
+    for what, head in wishes[1:]:
+        if head != wishes[0][1]:
+            raise UsageError(
+                f"{what} needs a {head} head, {wishes[0][0]} a {wishes[0][1]} one: leave out one of the two"
+            )
+    return wishes[0][1] if wishes else None
+
+
 def class_head(args: Namespace, net: Any) -> nn.Module | None:
     """The head that --cls_head, --cls_loss and --stage2 ask for; None where the network's own is right.
 
@@ -34,15 +54,7 @@ def class_head(args: Namespace, net: Any) -> nn.Module | None:
     Raises:
         UsageError: they ask for different heads, or the features do not divide into --tde_heads.
     """
-    chosen = getattr(args, "cls_head", None)
-    needed = {"--cls_loss ldam": "cosine"} if getattr(args, "cls_loss", None) == "ldam" else {}
-    stage = getattr(args, "stage2", None)
-    if stage is not None:
-        needed[f"--stage2 {stage}"] = "causal" if stage == "tde" else "linear"
-    for what, head in needed.items():
-        if chosen not in (None, head):
-            raise UsageError(f"{what} needs a {head} head, not a {chosen} one: leave out --cls_head, or the other")
-        chosen = head
+    chosen = wanted_head(args)
     if chosen == "cosine":
         return NormalisedLinear(net.feature_dim, net.num_outputs)
     if chosen == "causal":

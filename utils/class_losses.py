@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -31,6 +32,21 @@ def add_class_loss_args(parser: ArgumentParser) -> None:
     add("--ldam_scale", type=positive_number, default=30.0, help="ldam: factor on the cosines")
     add("--la_tau", type=float, default=1.0, help="logit-adjust: factor on the log prior")
     add("--drw_epoch", type=not_negative, help="class-balanced weights from this epoch of a task on, none before (DRW)")
+
+
+def check_class_loss(args: Namespace) -> None:
+    """Refuse values of the options of `add_class_loss_args` that make no loss; options that are not there are right.
+
+    Raises:
+        UsageError: a value is out of its range, or two options exclude each other.
+    """
+    beta, gamma = getattr(args, "cb_beta", 0.0), getattr(args, "focal_gamma", 0.0)
+    if not 0 <= beta < 1:
+        raise UsageError(f"--cb_beta {beta:g} is not at least 0 and below 1")
+    if not gamma >= 0:
+        raise UsageError(f"--focal_gamma {gamma:g} is not at least 0")
+    if getattr(args, "cls_loss", None) in PRIOR_LOSSES and getattr(args, "drw_epoch", None) is not None:
+        raise UsageError(f"--drw_epoch: {args.cls_loss} corrects the prior already; leave it out")
 
 
 def class_balanced_weights(counts: Tensor, beta: float) -> Tensor:
@@ -101,7 +117,7 @@ class ClassLoss(nn.Module):
         device: where the outputs are.
 
     Raises:
-        UsageError: options that exclude each other.
+        UsageError: as of `check_class_loss`.
     """
 
     counts: Tensor
@@ -110,12 +126,7 @@ class ClassLoss(nn.Module):
         self, args: Namespace, n_classes: int, offsets: Callable[[], tuple[int, int]], device: str | torch.device
     ) -> None:
         super().__init__()
-        if not 0 <= args.cb_beta < 1:
-            raise UsageError(f"--cb_beta {args.cb_beta:g} is not at least 0 and below 1")
-        if args.focal_gamma < 0:
-            raise UsageError(f"--focal_gamma {args.focal_gamma:g} is negative")
-        if args.cls_loss in PRIOR_LOSSES and args.drw_epoch is not None:
-            raise UsageError(f"--drw_epoch: {args.cls_loss} corrects the prior already; leave it out")
+        check_class_loss(args)
         self.args = args
         self.offsets = offsets
         self.epoch = 0
@@ -176,6 +187,21 @@ class ClassLoss(nn.Module):
         self.epoch = state["epoch"]
 
 
+@contextmanager
+def counts_of(loss: Any, labels: Tensor) -> Iterator[None]:
+    """Let a `ClassLoss` go by how often each class is among `labels`, for a phase that learns from other samples than
+    an epoch of the task does; any other loss is left alone."""
+    if not isinstance(loss, ClassLoss):
+        yield
+        return
+    of_epoch = loss.counts.clone()
+    loss.counts.copy_(torch.bincount(labels, minlength=len(of_epoch)))
+    try:
+        yield
+    finally:
+        loss.counts.copy_(of_epoch)
+
+
 def sampled_counts(model: ContinualModel) -> Tensor:
     """(C,) how often every class is drawn in an epoch of the current task, as the method stands now.
 
@@ -188,7 +214,7 @@ def sampled_counts(model: ContinualModel) -> Tensor:
 
     dataset, n_classes = model.dataset, model.num_classes
     assert dataset.train_loader is not None
-    targets = dataset.train_loader.dataset.targets
+    targets = torch.as_tensor(dataset.train_loader.dataset.targets)
     counts = torch.bincount(targets[targets >= 0].cpu(), minlength=n_classes).double()
     if hasattr(model.args, "minibatch_size"):
         for part in model.modules():

@@ -29,7 +29,7 @@ def extract_features(
     Returns:
         (m, feature_dim) features and (m,) targets on the device, m <= n, in the order of `positions`.
     """
-    features, targets = [torch.empty(0, net.feature_dim, device=device)], [data.targets[:0].to(device)]
+    features, targets = [torch.empty(0, net.feature_dim, device=device)], [torch.as_tensor(data.targets)[:0].to(device)]
     for part in positions.split(batch_size):
         raw, found, _, _ = data[part.tolist()]
         if len(raw):

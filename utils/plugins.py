@@ -9,9 +9,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from utils.errors import UsageError
 from utils.registry import PACKAGES, ROOT, Registry, import_problem, import_torchvision_for
+
+if TYPE_CHECKING:
+    from models.utils.continual_model import ContinualModel
 
 _loaded: dict[Path, ModuleType] = {}
 
@@ -40,6 +44,9 @@ def _registries() -> list[Registry]:
 
 
 def _load(path: Path) -> ModuleType:
+    from datasets.utils.continual_dataset import ContinualDataset
+    from models.utils.continual_model import ContinualModel
+
     registries = _registries()
     models, datasets, _ = registries
     try:
@@ -55,27 +62,44 @@ def _load(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     Registry.loading = path
+    defined: list[type] = []
     try:
         spec.loader.exec_module(module)
-        from datasets.utils.continual_dataset import ContinualDataset
-        from models.utils.continual_model import ContinualModel
-
         for value in vars(module).values():
             if isinstance(value, type) and value.__module__ == module.__name__ and "NAME" in vars(value):
                 for base, registry in ((ContinualModel, models), (ContinualDataset, datasets)):
                     if issubclass(value, base) and isinstance(value.NAME, str):
                         registry.add(value.NAME, value)
+                        defined.append(value)
     except Exception as error:
         del sys.modules[spec.name]
         raise import_problem(path, error) from error
     finally:
         Registry.loading = None
+    for cls in defined:
+        if issubclass(cls, ContinualModel):
+            _check_method(path, cls)
     if not any(registry.defined_by(path) for registry in registries):
         raise UsageError(
             f"--plugin {path}: it defines no method (a ContinualModel with a NAME), no stream (a ContinualDataset with "
             "a NAME) and no backbone (@register_backbone)"
         )
     return module
+
+
+def _check_method(path: Path, method: type[ContinualModel]) -> None:
+    from models.utils.continual_model import ContinualModel
+
+    if not hasattr(method, "COMPATIBILITY"):
+        raise UsageError(
+            f"--plugin {path}: {method.__name__} does not say in which settings it works; give it a COMPATIBILITY, "
+            'e.g. ["class-il", "task-il"]'
+        )
+    if method.observe is ContinualModel.observe:
+        raise UsageError(
+            f"--plugin {path}: {method.__name__} has no observe(self, inputs, labels, not_aug_inputs, epoch=None), "
+            "which learns from a batch and returns the loss"
+        )
 
 
 def _find_modules_beside(path: Path) -> None:

@@ -47,18 +47,33 @@ def second_stage(model: ContinualModel) -> SecondStage | None:
     Raises:
         UsageError: the method does not predict by a linear classifier.
     """
-    from models.utils.continual_model import ContinualModel
-
     kind = getattr(model.args, "stage2", None)
     if kind is None:
         return None
+    check_second_stage(model.args, type(model))
     head = model.net.classifier
-    if type(model).forward is not ContinualModel.forward or type(head) is not STAGES[kind].HEAD:
+    if type(head) is not STAGES[kind].HEAD:
         raise UsageError(
-            f"--stage2 {kind}: {model.NAME} with --backbone {model.args.backbone} does not predict by a linear "
-            "classifier on its features; leave it out"
+            f"--stage2 {kind}: --backbone {model.args.backbone} does not end in a linear classifier; leave it out, or "
+            "take another backbone"
         )
     return STAGES[kind](model.args, head).to(model.device)
+
+
+def check_second_stage(args: Namespace, method: type[ContinualModel]) -> None:
+    """Refuse --stage2 with a method that predicts by something else than its network's classifier.
+
+    Raises:
+        UsageError: it does.
+    """
+    from models.utils.continual_model import ContinualModel
+
+    kind = getattr(args, "stage2", None)
+    if kind is not None and method.forward is not ContinualModel.forward:
+        name = getattr(method, "NAME", args.model)
+        raise UsageError(
+            f"--stage2 {kind}: {name} does not predict by a linear classifier on its features; leave it out"
+        )
 
 
 class SecondStage(nn.Module):

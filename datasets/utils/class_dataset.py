@@ -3,33 +3,26 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from datasets.utils import long_tail, scenarios
-from datasets.utils.continual_dataset import ContinualDataset, Samples
+from datasets.utils import scenarios
+from datasets.utils.continual_dataset import Samples
+from datasets.utils.labelled_dataset import LabelledDataset
 from datasets.utils.named_sets import parse_set, set_list
 from datasets.utils.scenarios import Split
-from utils.args import int_list, not_negative, positive, share, true_or_false
-from utils.class_heads import add_class_head_args
-from utils.class_losses import ClassLoss, add_class_loss_args
+from utils.args import int_list, not_negative, true_or_false
 from utils.conf import derive_seed
 from utils.errors import DataError, UsageError
-from utils.second_stage import add_second_stage_args
 
 INCREMENTS = ("class", "data", "task")
 
 
-class ClassDataset(ContinualDataset):
+class ClassDataset(LabelledDataset):
     """A stream of classes: task t brings classes get_offsets(t), relabelled in their order of arrival.
-
-    With --imb_factor its training data has a long tail: class i of the original order, not of that of arrival, keeps a
-    share of its samples (`long_tail.class_sizes`), the same samples with every seed. Test data stays as it is.
 
     With --base_classes the first task has that many classes, and the others are divided among --n_tasks tasks after it.
 
@@ -113,12 +106,10 @@ class ClassDataset(ContinualDataset):
 
     @staticmethod
     def get_parser(parser: ArgumentParser) -> ArgumentParser:
+        LabelledDataset.get_parser(parser)
         parser.add_argument("--permute_classes", type=true_or_false, default=False, help="random order of classes")
         parser.add_argument(
             "--custom_class_order", type=int_list, help="order in which classes arrive: every label once, e.g. 3,1,0,2"
-        )
-        parser.add_argument(
-            "--max_samples_per_class", type=positive, help="train on the first N images of every class (default: all)"
         )
         parser.add_argument(
             "--base_classes", type=not_negative, default=0, help="classes of a larger first task; n_tasks come after it"
@@ -136,18 +127,6 @@ class ClassDataset(ContinualDataset):
             help="data sets that are evaluated by open-vocabulary methods and never trained on, e.g. "
             "cifar100,folder:/flowers",
         )
-        add = parser.add_argument_group("long tail").add_argument
-        add(
-            "--imb_factor",
-            type=long_tail.imbalance,
-            help="training samples of the smallest class over those of the largest, or the inverse: 0.01 or 100 "
-            "(default: all samples of every class)",
-        )
-        add("--imb_type", choices=long_tail.PROFILES, default="exp", help="how the classes get smaller")
-        add("--imb_step_frac", type=share, default=0.5, help="step: share of the classes that are small")
-        add_class_loss_args(parser)
-        add_class_head_args(parser)
-        add_second_stage_args(parser)
         return parser
 
     def arrange_classes(self, args: Namespace) -> np.ndarray:
@@ -182,29 +161,6 @@ class ClassDataset(ContinualDataset):
             self.task_positions
         )
 
-    def kept_samples(self, targets: np.ndarray) -> np.ndarray | None:
-        """Positions of the training samples that --max_samples_per_class and --imb_factor leave; None if all."""
-        limit, ratio = (getattr(self.args, name, None) for name in ("max_samples_per_class", "imb_factor"))
-        if not limit and ratio is None:
-            return None
-        keep = scenarios.first_per_class(targets, limit) if limit else np.arange(len(targets))
-        if ratio is None:
-            return keep
-        largest = np.bincount(targets[keep]).max()
-        sizes = long_tail.class_sizes(largest, self.N_CLASSES, self.args.imb_type, ratio, self.args.imb_step_frac)
-        return keep[long_tail.subsample(targets[keep], sizes)]
-
-    @property
-    def cls_num_list(self) -> list[int]:
-        """Training samples of every class, in order of arrival."""
-        labels = self._arrival[self.training_targets[np.concatenate(self.split.train)]]
-        return np.bincount(labels, minlength=self.N_CLASSES).tolist()
-
-    @property
-    def is_long_tailed(self) -> bool:
-        """Whether training data was made unequal in size by class."""
-        return getattr(self.args, "imb_factor", None) is not None
-
     def describe(self) -> list[dict[str, Any]]:
         """As of every stream, and the classes of each task with their numbers of training samples."""
         rows = super().describe()
@@ -227,11 +183,6 @@ class ClassDataset(ContinualDataset):
 
     def convert_targets(self, targets: np.ndarray, difficulty: np.ndarray | None = None) -> Tensor:
         return torch.from_numpy(self._arrival[targets])
-
-    def get_loss(self) -> Callable[..., Tensor]:
-        if getattr(self.args, "cls_loss", "ce") == "ce" and getattr(self.args, "drw_epoch", None) is None:
-            return F.cross_entropy
-        return ClassLoss(self.args, self.N_CLASSES, self.get_offsets, self.device)
 
     def get_offsets(self, task: int | None = None) -> tuple[int, int]:
         if self._is_joint:

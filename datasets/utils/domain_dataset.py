@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Callable
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from datasets.utils import scenarios
-from datasets.utils.continual_dataset import ContinualDataset, Samples
+from datasets.utils.continual_dataset import Samples
 from datasets.utils.image_changes import ChangedSource
+from datasets.utils.labelled_dataset import LabelledDataset
 from datasets.utils.scenarios import Split
-from utils.args import positive
 from utils.conf import derive_seed
 
 
-class DomainDataset(ContinualDataset):
+class DomainDataset(LabelledDataset):
     """Every task has all classes and all samples, each time changed in another way.
 
     A stream derives from this and from what reads its images (datasets/utils/image_sets.py), in this order, and says
@@ -44,13 +43,6 @@ class DomainDataset(ContinualDataset):
         self.N_CLASSES_PER_TASK = self.N_CLASSES
         super().__init__(args)
 
-    @staticmethod
-    def get_parser(parser: ArgumentParser) -> ArgumentParser:
-        parser.add_argument(
-            "--max_samples_per_class", type=positive, help="train on the first N images of every class (default: all)"
-        )
-        return parser
-
     def change(self, number: int) -> tuple[str, Callable[[Tensor], Tensor]]:
         """Name of a change, and the change of raw images (B, C, H, W); numbers count from 0."""
         raise NotImplementedError
@@ -66,9 +58,10 @@ class DomainDataset(ContinualDataset):
     def make_split(self, samples: Samples) -> Split:
         n_tasks = len(self.order)
         train, test = (np.split(np.arange(len(part)), n_tasks) for part in (samples.train, samples.test))
-        limit = getattr(self.args, "max_samples_per_class", None)
-        if limit:
-            train = [part[scenarios.first_per_class(samples.train_targets[part], limit)] for part in train]
+        keep = self.kept_samples(samples.train_targets[train[0]])
+        if keep is not None:
+            # The same images in every task.
+            train = [part[keep] for part in train]
         return Split(train, test, [self.change(number)[0] for number in range(n_tasks)]).reordered(self.order)
 
     @property
@@ -77,9 +70,6 @@ class DomainDataset(ContinualDataset):
 
     def convert_targets(self, targets: np.ndarray, difficulty: np.ndarray | None = None) -> Tensor:
         return torch.from_numpy(targets)
-
-    def get_loss(self) -> Callable[[Tensor, Tensor], Tensor]:
-        return F.cross_entropy
 
     def _validation_seed(self, task: int) -> int:
         # The same images in every task: what is held out of one must not be learnt from in another.

@@ -5,6 +5,7 @@ No file, no tensor, no hidden randomness: the same arrays and seed give the same
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -50,13 +51,22 @@ def class_order(n_classes: int, permute: bool = False, custom: Sequence[int] | N
         UsageError: `custom` is not a permutation of 0..n_classes-1.
     """
     if custom is not None:
-        if sorted(custom) != list(range(n_classes)):
-            raise UsageError(
-                f"--custom_class_order must name each of the classes 0..{n_classes - 1} once, not {list(custom)}"
-            )
+        _check_order(custom, range(n_classes), "--custom_class_order", "classes")
         return np.asarray(custom, dtype=np.int64)
     order = np.arange(n_classes)
     return seeded(seed).permutation(order) if permute else order
+
+
+def _check_order(given: Sequence[int], known: range, option: str, what: str) -> None:
+    counts = Counter(given)
+    wrong = {
+        "missing": [number for number in known if number not in counts],
+        "more than once": [number for number, n in counts.items() if n > 1],
+        "unknown": [number for number in counts if number not in known],
+    }
+    found = "; ".join(f"{name}: {', '.join(map(str, numbers))}" for name, numbers in wrong.items() if numbers)
+    if found:
+        raise UsageError(f"{option} must name each of the {what} {known.start}..{known.stop - 1} once; {found}")
 
 
 def class_incremental(labels: ArrayLike, classes_per_task: Sequence[int]) -> list[Indices]:
@@ -288,10 +298,7 @@ def task_order(
     first = int(base)
     movable = list(range(first, n_tasks))
     if custom is not None:
-        if sorted(custom) != list(range(1, len(movable) + 1)):
-            raise UsageError(
-                f"--custom_task_order must name each of the tasks 1..{len(movable)} once, not {list(custom)}"
-            )
+        _check_order(custom, range(1, len(movable) + 1), "--custom_task_order", "tasks")
         arranged = [movable[i - 1] for i in custom]
     elif order == "ascending":
         arranged = movable

@@ -45,6 +45,8 @@ class ContinualModel(nn.Module):
     Attributes:
         NAME: as in --model.
         COMPATIBILITY: settings the method works in.
+        OWN_LOSS, OWN_HEAD: whether it learns a classifier by a loss, or with a head, of its own, so that --cls_loss,
+            --cls_head and --stage2 cannot choose one.
         net: the backbone. opt: the optimiser, anew for every task.
         loss: loss(outputs, labels). transform: raw batch -> network input, augmented.
         normalization_transform: raw batch -> network input, not augmented.
@@ -64,6 +66,7 @@ class ContinualModel(nn.Module):
 
     NAME: str
     COMPATIBILITY: list[str]
+    OWN_LOSS = OWN_HEAD = False
 
     def __init__(
         self,

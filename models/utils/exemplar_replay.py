@@ -13,6 +13,7 @@ from datasets.utils.continual_dataset import ContinualDataset
 from datasets.utils.loader import TaskData
 from models.utils.continual_model import ContinualModel
 from utils.args import add_buffer_args
+from utils.class_losses import counts_of
 from utils.conf import named_generator
 from utils.exemplars import JoinedData, first_of_each_class
 from utils.selection import herding
@@ -112,10 +113,11 @@ class ExemplarReplay(ContinualModel):
         generator = named_generator(self.args.seed, "balanced fit of the head", self.current_task)
         # The optimiser of the task stays the model's own: a checkpoint after the task holds its state.
         of_task, self.opt = self.opt, self.get_optimizer(self.net.head_parameters(), lr)
-        for _ in range(n_epochs):
-            for slots in torch.randperm(len(self.buffer), generator=generator).split(self.args.batch_size):
-                inputs, labels = self.buffer.get_data_by_index(slots, transform=self.transform)
-                with torch.no_grad():
-                    features = self.net(inputs, returnt="features")
-                self.step(loss(self.net.classifier(features)[:, : self.n_seen_classes], labels))
+        with counts_of(loss, self.buffer.get_all_data()[1]):
+            for _ in range(n_epochs):
+                for slots in torch.randperm(len(self.buffer), generator=generator).split(self.args.batch_size):
+                    inputs, labels = self.buffer.get_data_by_index(slots, transform=self.transform)
+                    with torch.no_grad():
+                        features = self.net(inputs, returnt="features")
+                    self.step(loss(self.net.classifier(features)[:, : self.n_seen_classes], labels))
         self.opt = of_task

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from models.utils.continual_model import ContinualModel
 from utils.args import true_or_false
 from utils.checkpoints import evaluation_mode, load_checkpoint, save_checkpoint
-from utils.class_losses import ClassLoss
 from utils.errors import StorageError, UsageError
 from utils.images import centre_square, raw_batches
 from utils.open_evaluation import OPEN_SETS
@@ -42,6 +41,8 @@ class OpenVocabularyModel(ContinualModel):
 
     net: ClipBackbone
     COMPATIBILITY = ["class-il", "task-il", "domain-il", "general-continual"]
+    # Images are compared with texts: there is no head with an output for every class.
+    OWN_LOSS = OWN_HEAD = True
 
     @staticmethod
     def get_parser(parser: ArgumentParser) -> ArgumentParser:
@@ -72,11 +73,6 @@ class OpenVocabularyModel(ContinualModel):
             raise UsageError(
                 f"{self.NAME} needs a network that knows texts: --backbone clip-tiny, or clip-vit-b32 and its weights; "
                 f"--backbone {getattr(args, 'backbone', type(backbone).__name__)} does not"
-            )
-        if isinstance(loss, ClassLoss) or self._option("cls_head", "linear") != "linear":
-            raise UsageError(
-                f"{self.NAME} compares images with texts, by a loss of its own: leave out --cls_loss, --drw_epoch and "
-                "--cls_head, which are for heads with an output for every class"
             )
         if self._option("prompts", None):
             prompt_templates(args.prompts)

@@ -10,6 +10,7 @@ from torch import Tensor
 from datasets import get_dataset
 from datasets.utils.continual_dataset import ContinualDataset
 from datasets.utils.image_changes import rotate
+from datasets.utils.long_tail import class_sizes
 from tests.datasets import trees
 from utils.args import parse_args
 from utils.errors import UsageError
@@ -131,6 +132,37 @@ def test_one_accuracy_is_reported_where_tasks_share_their_classes(launch, name: 
     assert not any("task_il" in figure for figure in run.summary)
     results = run.path.parent / "data" / "results"
     assert [path.name for path in results.iterdir()] == [run.summary["setting"]]
+
+
+# Long tails
+
+
+@pytest.mark.parametrize("name", DOMAINS)
+def test_every_task_has_the_same_long_tail_of_the_same_images(name: str) -> None:
+    words = ["--n_tasks", "3", "--max_samples_per_class", "40", "--imb_factor", "0.1"]
+    dataset, plain = stream(name, *words), stream("seq-digits", "--n_tasks", "1", *words[2:])
+    n_images = len(dataset.samples.train) // 3
+    assert len(plain.samples.train) == n_images
+    for task, part in enumerate(dataset.split.train):
+        assert np.array_equal(part - task * n_images, np.sort(plain.split.train[0]))
+    assert dataset.is_long_tailed
+    assert (
+        dataset.cls_num_list == [3 * n for n in plain.cls_num_list] == [3 * n for n in class_sizes(40, 10, "exp", 0.1)]
+    )
+
+
+@pytest.mark.parametrize("name", DOMAINS)
+def test_losses_of_a_long_tail_go_by_the_counts_of_all_classes(launch, name: str) -> None:
+    line = f"--model er --dataset {name} --n_tasks 2 --max_samples_per_class 40 --imb_factor 0.1 --buffer_size 10"
+    plain = launch(f"{line} --n_epochs 1")
+    run = launch(f"{line} --n_epochs 1 --cls_loss balanced-softmax --stage2 lws")
+    assert plain.code == run.code == 0
+    state = run.checkpoint["model"]
+    assert (state["loss.counts"] >= torch.tensor(class_sizes(40, 10, "exp", 0.1))).all()
+    assert (state["second_stage.scale"] != 1).all()
+    weight = "net.classifier.weight"
+    assert not torch.equal(state[weight], plain.checkpoint["model"][weight])
+    assert {"acc_many", "acc_med", "acc_few"} <= run.summary.keys()
 
 
 # Without tasks

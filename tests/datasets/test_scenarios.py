@@ -79,10 +79,20 @@ def test_a_permuted_class_order_is_a_permutation_that_the_seed_decides():
     assert orders[7] == class_order(10, permute=True, seed=7).tolist()
 
 
-@pytest.mark.parametrize("custom", [[0, 1], [0, 1, 1], [1, 2, 3], [0, 1, 2, 3], []])
-def test_a_class_order_that_is_no_permutation_is_refused(custom):
-    with pytest.raises(UsageError, match=r"--custom_class_order must name each of the classes 0\.\.2 once"):
+@pytest.mark.parametrize(
+    ("custom", "wrong"),
+    [
+        ([0, 1], "missing: 2"),
+        ([0, 1, 1], "missing: 2; more than once: 1"),
+        ([1, 2, 3], "missing: 0; unknown: 3"),
+        ([0, 1, 2, 3, 3], "more than once: 3; unknown: 3"),
+        ([], "missing: 0, 1, 2"),
+    ],
+)
+def test_a_class_order_that_is_no_permutation_is_refused(custom, wrong):
+    with pytest.raises(UsageError) as caught:
         class_order(3, custom=custom)
+    assert str(caught.value) == f"--custom_class_order must name each of the classes 0..2 once; {wrong}"
 
 
 def test_first_per_class_by_hand():
@@ -453,6 +463,8 @@ def test_a_custom_order_that_does_not_name_every_task_once_is_refused(custom):
         task_order(3, custom=custom)
     with pytest.raises(UsageError, match=r"tasks 1\.\.3 once"):
         task_order(4, custom=custom, base=True)
+    with pytest.raises(UsageError, match=r"tasks 1\.\.0 once; unknown: 1"):
+        task_order(1, custom=[1], base=True)
 
 
 def test_an_unknown_order_is_refused():

@@ -93,6 +93,13 @@ def test_method_of_mammoths_form_runs_on_digits(launch, capsys, name):
     assert ("note:" in capsys.readouterr().err) == (name in NOT_CONTINUED)
 
 
+@pytest.mark.parametrize("words", ["--cls_loss balanced-softmax", "--stage2 crt"])
+def test_method_of_mammoths_form_has_the_losses_and_second_stages_of_a_long_tail(launch, words):
+    plain, run = launch(line("dark_2024", "--imb_factor 0.2")), launch(line("dark_2024", "--imb_factor 0.2", words))
+    assert plain.code == run.code == 0
+    assert run.metrics != plain.metrics
+
+
 def test_methods_of_mammoths_form_remember_what_fine_tuning_forgets(launch):
     long = "--n_epochs 4 --max_samples_per_class 60"
     forgetful = launch(f"--model sgd {DIGITS} {long}").summary["class_il_mean"]
@@ -210,6 +217,13 @@ def test_backbone_of_mammoths_form_runs_with_its_options(launch):
     assert run.summary["parameters"] == 64 * 9 + 9 + 9 * 10 + 10
 
 
+def test_podnet_refuses_a_backbone_without_maps_before_it_learns(launch, capsys):
+    plugin = HERE / "backbone" / "small_net.py"
+    run = launch(f"--plugin {plugin} --model podnet --buffer_size 20 --backbone small_net {DIGITS}")
+    assert run.code == 2
+    assert "--backbone small-net has no feature_maps" in capsys.readouterr().err
+
+
 def test_parameters_and_gradients_of_a_network_are_vectors():
     from backbone import get_backbone
     from datasets import get_dataset
@@ -287,6 +301,9 @@ def test_plugin_in_a_grid_is_checked_and_run_by_the_launcher(tmp_path):
     assert "2 of 2 runs finished" in done.stdout
 
 
+METHOD = "from models.utils.continual_model import ContinualModel\n\nclass Own(ContinualModel):\n    NAME = 'own'\n"
+
+
 @pytest.mark.parametrize(
     ("text", "where", "what"),
     [
@@ -296,6 +313,8 @@ def test_plugin_in_a_grid_is_checked_and_run_by_the_launcher(tmp_path):
         ("from models.twins import Twin\n", "line 1", "sister folders"),
         ("from utils.buffer import Puffer\n", "line 1", "Puffer"),
         ("x = 1\n", "own.py", "no method"),
+        (METHOD, "own.py", "Own does not say in which settings it works; give it a COMPATIBILITY"),
+        (METHOD + '    COMPATIBILITY = ["class-il"]\n', "own.py", "Own has no observe"),
         (
             "from models.utils.continual_model import ContinualModel\n\ndef f():\n    raise OSError('so')\n\nf()\n",
             "line 4",

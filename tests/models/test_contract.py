@@ -97,13 +97,7 @@ def test_method_declares_a_name_known_settings_and_its_own_observe(model):
     assert cls.__doc__
 
 
-# To methods that choose among texts all settings are the same.
-OPEN_CASES = [case for case in CASES if hasattr(get_model_class(case[0]), "choose_class")]
-
-
-@pytest.mark.parametrize(
-    ("model", "setting"), [*(case for case in CASES if case not in OPEN_CASES), *first_of_each_kind(OPEN_CASES)]
-)
+@pytest.mark.parametrize(("model", "setting"), first_of_each_kind(CASES))
 def test_run_stopped_and_resumed_four_times_is_identical_to_one_that_never_was(
     launch, straight, identical, monkeypatch, model, setting
 ):

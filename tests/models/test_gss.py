@@ -41,6 +41,27 @@ def test_score_is_one_more_than_the_largest_cosine_to_drawn_gradients(drive):
         assert score.item() == pytest.approx(1 + max(cosines), abs=1e-5)
 
 
+def test_gradients_opposite_to_all_others_have_a_score_above_zero(drive, monkeypatch):
+    driven = begun(drive, 20)
+    model = driven.model
+    model.meta_observe(*driven.batch(), epoch=0)
+    _, labels, raw = driven.batch()
+    found = iter([torch.ones(4, 1), -torch.ones(8, 1)])
+    monkeypatch.setattr(model, "directions", lambda inputs, labels: iter(next(found)))
+    assert model.scores(raw, labels).tolist() == pytest.approx([1e-6] * 8)
+
+
+def test_gradients_are_of_clean_views_and_the_network_in_evaluation_mode(drive):
+    driven = begun(drive, 20)
+    model, modes = driven.model, []
+    model.meta_observe(*driven.batch(), epoch=0)
+    _, labels, raw = driven.batch()
+    model.net.register_forward_pre_hook(lambda net, args: modes.append(net.training))
+    model.transform = lambda batch: pytest.fail("augmented")
+    model.scores(raw, labels)
+    assert modes == [False] * 12
+
+
 def test_samples_fill_free_places_with_their_scores(drive):
     driven = begun(drive, 20)
     model = driven.model
@@ -96,6 +117,12 @@ def test_chance_of_replacement_is_the_stored_score_over_the_sum_of_both(drive, m
 def test_later_sample_of_a_batch_competes_with_one_that_was_just_taken(drive, monkeypatch):
     buffer, _, second = full(drive, monkeypatch, [1.9, 1e-30, 1e-30, 1e-30], [1e-6, 1e-12] + [1.5] * 6)
     assert torch.equal(buffer.get_all_data()[0][0], second[2][1])
+    assert buffer.get_all_data()[2][0] == pytest.approx(1e-12)
+
+
+def test_sample_that_was_just_taken_defends_its_place_with_its_own_score(drive, monkeypatch):
+    buffer, _, second = full(drive, monkeypatch, [1.9, 1e-30, 1e-30, 1e-30], [1e-12, 1e-3] + [1.5] * 6)
+    assert torch.equal(buffer.get_all_data()[0][0], second[2][0])
     assert buffer.get_all_data()[2][0] == pytest.approx(1e-12)
 
 

@@ -54,6 +54,31 @@ def test_change_at_the_anchors_by_a_plain_step_is_added_to_the_loss(drive, optio
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6)
 
 
+def test_the_plain_step_has_the_rate_of_every_parameter_group(drive):
+    driven = drive("hal", *DIGITS, *SGD, "--hal_lambda", "3", "--backbone_lr_scale", "0.1")
+    driven.session()
+    driven.begin()
+    model = driven.model
+    inputs, labels, raw = driven.batch()
+    replayed, targets = next_draw(model)
+    net = copy.deepcopy(model.net)
+    head = {id(p) for p in net.head_parameters()}
+    loss = model.loss(net(torch.cat([inputs, replayed])), torch.cat([labels, targets]))
+    gradients = torch.autograd.grad(loss, list(net.parameters()))
+    scaled = [g if id(p) in head else 0.1 * g for p, g in zip(net.parameters(), gradients, strict=True)]
+    anchors, _ = model.anchors.get_all_data()
+    change = (net(anchors) - moved(net, scaled, 0.05)(anchors)).square().mean()
+    assert model.meta_observe(inputs, labels, raw, epoch=0) == pytest.approx((loss + 3 * change).item(), rel=1e-5)
+
+
+def test_memory_is_offered_the_first_epoch_only(drive):
+    driven = drive("hal", *DIGITS, *SGD)
+    driven.begin()
+    for epoch, n_offered in ((0, 8), (1, 8), (0, 16)):
+        driven.model.meta_observe(*driven.batch(), epoch=epoch)
+        assert driven.model.buffer.num_seen_examples == n_offered
+
+
 def test_first_task_replays_without_anchors(drive):
     driven = drive("hal", *DIGITS, *SGD)
     driven.begin()
@@ -123,6 +148,20 @@ def test_anchors_descend_their_objective_each_on_its_own(drive, monkeypatch):
             objective = objective + 0.2 * (features - model.phi).square().sum()
             anchor = (anchor - 0.05 * torch.autograd.grad(objective, anchor)[0]).detach().requires_grad_()
         torch.testing.assert_close(found, anchor[0].detach(), rtol=1e-3, atol=1e-4)
+
+
+def test_anchors_see_networks_in_evaluation_mode_and_begin_with_other_noise_in_every_task(drive):
+    driven = drive("hal", *DIGITS, *SGD)
+    shown = []
+    # Copies of the network have the hook too.
+    driven.model.net.register_forward_pre_hook(lambda net, args: shown.append((net.training, args[0].clone())))
+    for _ in range(2):
+        driven.session()
+    of_anchors = [(training, x) for training, x in shown if x.requires_grad]
+    assert len(of_anchors) == 2 * 2 * 100
+    assert not any(training for training, _ in of_anchors)
+    first, second = of_anchors[0][1], of_anchors[200][1]
+    assert not torch.equal(first[:3], second)
 
 
 def test_forgetful_network_went_over_the_whole_memory_once(drive):

@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from models.utils.continual_model import ContinualModel
-from utils.class_losses import sampled_counts
+from utils.class_losses import ClassLoss, sampled_counts
+from utils.errors import UsageError
+from utils.grids import check_words
 
 DIGITS = ["--dataset", "seq-digits", "--n_tasks", "5", "--n_epochs", "1", "--imb_factor", "10"]
 SHORT = "--dataset seq-digits --n_tasks 2 --n_epochs 2 --max_samples_per_class 20 --imb_factor 4 --batch_size 8"
@@ -68,6 +70,31 @@ def test_the_loss_of_a_method_has_the_counts_of_each_epoch(drive):
     assert torch.equal(driven.model.loss.counts, expected)
     assert (expected[:4] > 0).all()
     assert torch.equal(driven.model.state_dict()["loss.counts"], expected)
+
+
+@pytest.mark.parametrize("name", ["bic", "gdumb", "lucir"])
+def test_phases_that_learn_from_balanced_samples_go_by_their_counts(drive, monkeypatch, name):
+    # Long-tailed tasks: the 10 exemplars of a class are all there is of the smallest.
+    words = ["--imb_factor", "4", "--buffer_size", "40", "--max_samples_per_class", "40", "--batch_size", "8"]
+    driven = drive(name, *DIGITS, *words, "--n_tasks", "5", "--cls_loss", "balanced-softmax")
+    driven.session()
+    driven.begin()
+    driven.learn()
+    of_epoch, forward, seen = driven.model.loss.counts.clone(), ClassLoss.forward, []
+
+    def recorded(self, outputs, labels, **words):
+        seen.append(self.counts.clone())
+        return forward(self, outputs, labels, **words)
+
+    monkeypatch.setattr(ClassLoss, "forward", recorded)
+    driven.model.meta_end_task(driven.dataset)
+    assert len(seen) > 3
+    for counts in seen:
+        assert counts[0] > 0
+        assert torch.equal(counts[:4], counts[:1].expand(4))
+        assert not counts[4:].any()
+    assert torch.equal(driven.model.loss.counts, of_epoch)
+    assert of_epoch[0] != of_epoch[3]
 
 
 # Runs
@@ -136,11 +163,28 @@ def test_groups_are_in_the_records_and_in_the_summary(launch, capsys):
 
 
 @pytest.mark.parametrize(
-    "words", ["--cls_loss ldam --stage2 crt", "--cls_loss balanced-softmax --drw_epoch 1", "--cls_loss cb --cb_beta 1"]
+    ("words", "said"),
+    [
+        ("--model sgd --cls_loss ldam --stage2 crt", "--cls_loss ldam a cosine one"),
+        ("--model sgd --cls_loss balanced-softmax --drw_epoch 1", "--drw_epoch"),
+        ("--model sgd --cls_loss cb --cb_beta 1", "--cb_beta 1"),
+        ("--model icarl --buffer_size 20 --stage2 crt", "--stage2 crt: icarl does not predict"),
+        ("--model bic --buffer_size 20 --stage2 tde", "--stage2 tde: bic does not predict"),
+        ("--model lucir --buffer_size 20 --stage2 crt", "--stage2 crt: lucir has a head of its own"),
+        ("--model podnet --buffer_size 20 --cls_head causal", "--cls_head causal: podnet has a head of its own"),
+        ("--model podnet --buffer_size 20 --cls_loss focal", "--cls_loss focal: podnet has a loss of its own"),
+        ("--model icarl --buffer_size 20 --drw_epoch 3", "--drw_epoch 3: icarl has a loss of its own"),
+        ("--model lwf-mc --cls_loss cb", "--cls_loss cb: lwf-mc has a loss of its own"),
+    ],
 )
-def test_options_that_exclude_each_other_are_refused(launch, capsys, words):
-    assert launch(f"--model sgd {SHORT} {words}").code == 2
-    assert "--" in capsys.readouterr().err
+def test_options_that_exclude_each_other_are_refused_before_anything_is_run(words, said):
+    with pytest.raises(UsageError, match=said):
+        check_words([*words.split(), *SHORT.split()])
+
+
+@pytest.mark.parametrize("words", ["--model lucir --buffer_size 20 --cls_loss focal", "--model icarl --buffer_size 20"])
+def test_parts_that_a_method_does_not_replace_can_be_chosen(words):
+    assert check_words([*words.split(), *SHORT.split()]).stage2 is None
 
 
 @pytest.mark.slow

@@ -240,7 +240,7 @@ def test_heads_that_are_not_linear_are_refused(trained, head):
     def change(net):
         net.classifier = head
 
-    with pytest.raises(UsageError, match="--stage2 crt: sgd"):
+    with pytest.raises(UsageError, match="--stage2 crt: --backbone mlp"):
         trained("sgd", "--stage2", "crt", n_tasks=0, change=change)
 
 

@@ -89,7 +89,8 @@ def supervised(features, labels):
 
 
 def test_loss_of_later_tasks_separates_past_present_and_future(drive, monkeypatch):
-    options = ("--alpha", "0.3", "--beta", "0.9", "--eta", "0.5", "--m", "0.4", "--lambd", "0")
+    # A margin that every sample is within, so that one counted twice would show.
+    options = ("--alpha", "0.3", "--beta", "0.9", "--eta", "0.5", "--m", "4", "--lambd", "0")
     driven = second_task(drive, *options)
     model, batch = driven.model, driven.batch()
     inputs, labels, _ = batch
@@ -99,11 +100,11 @@ def test_loss_of_later_tasks_separates_past_present_and_future(drive, monkeypatc
     shares = outputs[:, :7].softmax(1)
     expected = F.cross_entropy(outputs[:, 4:7], labels - 4)
     expected += 0.3 * (answers - logits).square().mean() + 0.9 * F.cross_entropy(more[:, :4], more_targets)
-    expected += 0.5 * excess(shares[:, :4].amax(1), shares[:, 4:].amax(1), 0.4)
+    expected += 0.5 * excess(shares[:, :4].amax(1), shares[:, 4:].amax(1), 4)
     new = ~torch.isin(others, slots)
     own = torch.cat([outputs[:, 4:7].amax(1), answers[:, :4].amax(1), more[new][:, :4].amax(1)])
     future = torch.cat([part[:, 7:].amax(1) for part in (outputs, answers, more[new])])
-    expected += 0.5 * excess(future, own, 0.4)
+    expected += 0.5 * excess(future, own, 4)
     assert observed(model, monkeypatch, batch) == pytest.approx(expected.item(), rel=1e-5)
 
 
@@ -143,6 +144,14 @@ def test_outputs_at_the_end_of_the_task_are_stored(drive):
     examples, _, logits, draws = model.buffer.get_all_data()
     torch.testing.assert_close(logits, model.answers(examples))
     assert not draws.any()
+
+
+def test_stored_outputs_are_of_the_network_in_evaluation_mode(drive):
+    driven, modes = second_task(drive), []
+    driven.model.net.register_forward_pre_hook(lambda net, args: modes.append(net.training))
+    driven.model.meta_end_task(driven.dataset)
+    assert modes
+    assert not any(modes)
 
 
 def test_end_of_a_task_brings_later_outputs_of_past_classes_up_to_date(drive):

@@ -13,6 +13,7 @@ from utils.class_losses import (
     ClassLoss,
     add_class_loss_args,
     class_balanced_weights,
+    counts_of,
     focal_terms,
     ldam_margins,
     log_prior,
@@ -199,6 +200,16 @@ def test_parts_of_the_outputs_have_the_counts_of_their_classes():
     torch.testing.assert_close(loss(outputs[:, 4:7], labels), expected)
     with pytest.raises(ValueError, match="not behind 5"):
         loss(outputs[:, :5], labels)
+
+
+def test_a_phase_on_other_samples_has_counts_of_its_own():
+    loss = make("cb")
+    before = loss.counts.clone()
+    with counts_of(loss, torch.tensor([0, 2, 2])):
+        assert loss.counts.tolist() == [1, 0, 2, *[0] * 7]
+    assert torch.equal(loss.counts, before)
+    with counts_of(F.cross_entropy, torch.tensor([0])):
+        pass  # it has no counts
 
 
 def test_counts_and_epoch_are_in_the_state():
