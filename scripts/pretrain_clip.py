@@ -1,7 +1,7 @@
 """Train clip-tiny, a small network of CLIP's kind, on some classes of a stream of images.
 
     python scripts/pretrain_clip.py --dataset seq-cifar10 --data_root DIR --classes airplane,bird,cat,frog,ship,truck \\
-        --text minilm --epochs 10 --out clip-tiny.pt
+        --text minilm --patch_size 8 --width 192 --epochs 15 --out clip-tiny.pt
     python main.py --model anytimecl --dataset seq-cifar10 --data_root DIR --backbone clip-tiny \\
         --backbone_weights clip-tiny.pt
 
