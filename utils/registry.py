@@ -8,6 +8,7 @@ read from the text of the files, so that `--help` can list hundreds of entries w
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
 import re
 import sys
@@ -74,6 +75,13 @@ def import_problem(path: Path, error: Exception) -> UsageError:
     return UsageError(f"{path}{f', line {line}' if line else ''}: {type(error).__name__}: {message}{hint}")
 
 
+@functools.cache
+def _names_in(path: Path, changed: int, size: int) -> tuple[str, ...]:
+    """Names that a file registers, read once for each state of the file: a grid asks for them at every line."""
+    text = path.read_text(encoding="utf-8")
+    return tuple(normalise(match.group(1) or match.group(2)) for match in _NAME.finditer(text))
+
+
 def _is_of_project(entry: object) -> bool:
     name = getattr(entry, "__module__", "")
     file = getattr(sys.modules.get(name), "__file__", None)
@@ -111,8 +119,9 @@ class Registry:
         for path in sorted((ROOT / self.package).glob("*.py")):
             if path.name.startswith("_"):
                 continue
-            for match in _NAME.finditer(path.read_text(encoding="utf-8")):
-                key, module = normalise(match.group(1) or match.group(2)), f"{self.package}.{path.stem}"
+            status = path.stat()
+            for key in _names_in(path, status.st_mtime_ns, status.st_size):
+                module = f"{self.package}.{path.stem}"
                 if found.setdefault(key, module) != module:
                     first = ROOT / self.package / f"{found[key].rpartition('.')[2]}.py"
                     raise UsageError(f"{self.what} '{key}' is defined twice, in {first} and in {path}; rename one")

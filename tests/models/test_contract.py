@@ -61,6 +61,15 @@ def first_of_each_kind(cases):
     ]
 
 
+def first_of_each_method(cases):
+    """The cases, all but a method's first marked as exhaustive."""
+    models = [model for model, _ in cases]
+    return [
+        pytest.param(*case, marks=[] if models.index(case[0]) == position else pytest.mark.exhaustive)
+        for position, case in enumerate(cases)
+    ]
+
+
 @pytest.fixture(scope="module", autouse=True)
 def environment():
     """What runs note about the machine and the code, gathered once: it takes longer than these runs."""
@@ -123,7 +132,7 @@ def test_run_stopped_and_resumed_four_times_is_identical_to_one_that_never_was(
     assert identical(expected, run)
 
 
-@pytest.mark.parametrize(("model", "setting"), first_of_each_kind(CASES))
+@pytest.mark.parametrize(("model", "setting"), first_of_each_method(CASES))
 def test_another_seed_gives_another_run(launch, straight, model, setting):
     def epochs(run):
         return [record for record in map(json.loads, run.metrics.splitlines()) if record["event"] == "epoch"]
@@ -151,7 +160,7 @@ def test_method_is_refused_on_settings_it_does_not_declare_before_data_is_read(l
         assert setting in message
 
 
-@pytest.mark.parametrize(("model", "setting"), first_of_each_kind(CASES))
+@pytest.mark.parametrize(("model", "setting"), first_of_each_method(CASES))
 def test_batches_of_one_and_a_single_task_are_learnt(launch, model, setting):
     few = " --fitting_mode iters --n_iters "
     assert launch(command(model, setting) + few + "12 --batch_size 1").code == 0
@@ -160,7 +169,7 @@ def test_batches_of_one_and_a_single_task_are_learnt(launch, model, setting):
 
 
 @pytest.mark.parametrize(
-    ("model", "setting"), first_of_each_kind([case for case in CASES if "buffer_size" in command(*case)])
+    ("model", "setting"), first_of_each_method([case for case in CASES if "buffer_size" in command(*case)])
 )
 @pytest.mark.parametrize(("size", "scope"), [(0, "session"), (1, "total")])
 def test_buffers_of_nothing_or_smaller_than_the_number_of_tasks_work(launch, model, setting, size, scope):
@@ -170,7 +179,7 @@ def test_buffers_of_nothing_or_smaller_than_the_number_of_tasks_work(launch, mod
         assert run.summary["buffer_bytes"] == 0
 
 
-@pytest.mark.parametrize(("model", "setting"), first_of_each_kind(CASES))
+@pytest.mark.parametrize(("model", "setting"), first_of_each_method(CASES))
 def test_state_does_not_grow_with_the_length_of_training(launch, straight, model, setting):
     short, long = straight(command(model, setting)), launch(command(model, setting) + " --n_epochs 4")
 
