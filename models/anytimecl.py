@@ -16,6 +16,7 @@ from models.utils.open_vocabulary import OpenVocabularyModel
 from utils.args import not_negative, positive, positive_number, true_or_false
 from utils.class_weighting import OnlineClassWeighting, seen_share
 from utils.conf import derive_seed, named_generator
+from utils.gradients import trained_parameters
 from utils.open_losses import loss_with_other
 from utils.token_options import add_token_store_args, make_token_store
 from utils.token_sampling import SAMPLERS, sample
@@ -74,7 +75,7 @@ class AnytimeCL(OpenVocabularyModel):
 
     def get_parameters(self) -> list[nn.Parameter]:  # type: ignore[override]
         """The blocks of the tuned tail, and the logit of "other"."""
-        return [*(parameter for parameter in self.tuned.parameters() if parameter.requires_grad), self.other]
+        return [*trained_parameters(self.tuned), self.other]
 
     def meta_begin_task(self, dataset: ContinualDataset) -> None:
         kept = None if self.args.reset_optimizer else self._opt
@@ -110,22 +111,19 @@ class AnytimeCL(OpenVocabularyModel):
 
     def logits(self, tail: nn.Module, tokens: Tensor, n_labels: int) -> Tensor:
         """(B, n_labels) scaled cosines with the labels met first."""
-        return self.net.logit_scale * F.normalize(tail(tokens), dim=1) @ self.vocabulary.embeddings[:n_labels].T
+        return self.logits_met(F.normalize(tail(tokens), dim=1), n_labels)
 
     def end_task(self, dataset: ContinualDataset) -> None:
         if not self.args.offline_epochs:
             return
         size = self.args.offline_batch_size
-        # The optimiser of the task stays the model's own: a checkpoint after the task holds its state.
-        of_task, lr = self._opt, self.args.offline_lr or PUBLISHED_LR * size / PUBLISHED_BATCH
-        self._opt = self.get_optimizer(lr=lr)
-        for epoch in range(self.args.offline_epochs):
-            generator = named_generator(self._option("seed", 0), "offline", self.current_task, epoch)
-            for slots in torch.randperm(len(self.store), generator=generator).split(size):
-                tokens, labels = self.store.get(slots)
-                logits = self.logits(self.tuned, tokens, len(self.weighting))
-                self.step(loss_with_other(logits, labels, self.other, self.args.beta))
-        self._opt = of_task
+        with self.optimizer_apart(lr=self.args.offline_lr or PUBLISHED_LR * size / PUBLISHED_BATCH):
+            for epoch in range(self.args.offline_epochs):
+                generator = named_generator(self._option("seed", 0), "offline", self.current_task, epoch)
+                for slots in torch.randperm(len(self.store), generator=generator).split(size):
+                    tokens, labels = self.store.get(slots)
+                    logits = self.logits(self.tuned, tokens, len(self.weighting))
+                    self.step(loss_with_other(logits, labels, self.other, self.args.beta))
 
     def encode(self, tokens: Tensor) -> Tensor:
         return torch.stack([F.normalize(tail(tokens), dim=1) for tail in (self.tuned, self.net.tail)], dim=1)

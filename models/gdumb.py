@@ -74,15 +74,12 @@ class GDumb(ContinualModel):
         """Train a fresh network on the memory."""
         self.net.load_state_dict(get_backbone(self.args).state_dict())
         self.net.train()
-        # The optimiser of the task stays the model's own: a checkpoint after the task holds its state.
-        of_task, self.opt = self.opt, self.get_optimizer()
-        assert self.opt is not None
-        for rate in self.rates():
-            for group in self.opt.param_groups:
-                group["lr"] = rate
-            for slots in torch.randperm(len(self.buffer)).split(self.args.batch_size):
-                self.fit(*self.buffer.get_data_by_index(slots, transform=self.transform))
-        self.opt = of_task
+        with self.optimizer_apart():
+            for rate in self.rates():
+                for group in self.opt.param_groups:
+                    group["lr"] = rate
+                for slots in torch.randperm(len(self.buffer)).split(self.args.batch_size):
+                    self.fit(*self.buffer.get_data_by_index(slots, transform=self.transform))
 
     def fit(self, inputs: Tensor, labels: Tensor) -> None:
         """A step on a batch of the memory."""

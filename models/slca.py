@@ -82,14 +82,12 @@ class SLCA(ContinualModel):
     def align(self) -> None:
         """Train the head on pseudo-samples of all sessions so far."""
         generator = named_generator(self.args.seed, "slca", self.current_task)
-        # The optimiser of the session stays the model's own: a checkpoint after the session holds its state.
-        of_session, self.opt = self.opt, self.get_optimizer(self.net.head_parameters(), self.args.align_lr)
         self.net.classifier.train()
-        for _ in range(self.args.align_steps):
-            features, targets = self.gaussians.sample(self.seen, self.args.pseudo_samples, generator)
-            self.step(self.alignment_loss(self.net.classifier(features), targets))
+        with self.optimizer_apart(self.net.head_parameters(), self.args.align_lr):
+            for _ in range(self.args.align_steps):
+                features, targets = self.gaussians.sample(self.seen, self.args.pseudo_samples, generator)
+                self.step(self.alignment_loss(self.net.classifier(features), targets))
         self.net.classifier.eval()
-        self.opt = of_session
 
     @property
     def seen(self) -> list[int]:

@@ -97,7 +97,7 @@ def _check_own_parts(args: Namespace, method: type[ContinualModel]) -> None:
     }
     for part, options in parts.items():
         given = [name for name, without in options.items() if getattr(args, name, without) != without]
-        if given and getattr(method, f"OWN_{part.upper()}", False):
+        if given and getattr(method, f"OWN_{part.upper()}"):
             raise UsageError(
                 f"--{given[0]} {getattr(args, given[0])}: {args.model} has a {part} of its own; leave it out"
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import math
@@ -207,6 +208,16 @@ class ContinualModel(nn.Module):
     def opt(self, optimizer: torch.optim.Optimizer | None) -> None:
         self._opt = optimizer
         self._opt_was_set = True
+
+    @contextlib.contextmanager
+    def optimizer_apart(self, params: Any = None, lr: float | None = None) -> Iterator[None]:
+        """Another optimiser for the block, as `get_optimizer` makes it. That of the task stays the model's own: a
+        checkpoint after the task holds its state."""
+        of_task, self.opt = self.opt, self.get_optimizer(params, lr)
+        try:
+            yield
+        finally:
+            self.opt = of_task
 
     def make_buffer(self, sample_selection_strategy: str = "reservoir") -> Buffer:
         """A replay buffer of `buffer_capacity` samples with a generator of its own."""

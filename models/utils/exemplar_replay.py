@@ -111,13 +111,10 @@ class ExemplarReplay(ContinualModel):
             return
         self.net.eval()
         generator = named_generator(self.args.seed, "balanced fit of the head", self.current_task)
-        # The optimiser of the task stays the model's own: a checkpoint after the task holds its state.
-        of_task, self.opt = self.opt, self.get_optimizer(self.net.head_parameters(), lr)
-        with counts_of(loss, self.buffer.get_all_data()[1]):
+        with self.optimizer_apart(self.net.head_parameters(), lr), counts_of(loss, self.buffer.get_all_data()[1]):
             for _ in range(n_epochs):
                 for slots in torch.randperm(len(self.buffer), generator=generator).split(self.args.batch_size):
                     inputs, labels = self.buffer.get_data_by_index(slots, transform=self.transform)
                     with torch.no_grad():
                         features = self.net(inputs, returnt="features")
                     self.step(loss(self.net.classifier(features)[:, : self.n_seen_classes], labels))
-        self.opt = of_task

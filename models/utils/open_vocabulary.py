@@ -152,6 +152,10 @@ class OpenVocabularyModel(ContinualModel):
         """The text of every class of the stream; opens its data."""
         return list(self.dataset.label_texts)
 
+    def logits_met(self, embeddings: Tensor, n: int | None = None) -> Tensor:
+        """(B, labels) logits of (B, E) unit vectors for every label met so far, or for the n met first."""
+        return self.net.logit_scale * embeddings @ self.vocabulary.embeddings[:n].T
+
     def softmax_among(self, embeddings: Tensor, labels: Sequence[str]) -> Tensor:
         """(B, n) softmax of logit_scale times the cosine between (B, E) unit vectors and the texts."""
         return (self.net.logit_scale * embeddings @ self.vocabulary.embeddings_of(labels).T).softmax(1)

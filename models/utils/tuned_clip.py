@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.utils.open_vocabulary import OpenVocabularyModel
+from utils.gradients import trained_parameters
 
 
 class TunedClip(OpenVocabularyModel):
@@ -24,7 +25,7 @@ class TunedClip(OpenVocabularyModel):
         self.tuned = self.tail_to_tune()
 
     def get_parameters(self) -> Iterator[nn.Parameter]:
-        return (parameter for parameter in self.tuned.parameters() if parameter.requires_grad)
+        return iter(trained_parameters(self.tuned))
 
     def learn_tokens(self, tokens: Tensor, attention: Tensor, labels: Tensor, epoch: int | None = None) -> float:
         embeddings = F.normalize(self.tuned(tokens), dim=1)
@@ -39,10 +40,6 @@ class TunedClip(OpenVocabularyModel):
             embeddings: (B, E) unit vectors that the tuned blocks make of them.
         """
         return 0.0
-
-    def logits_met(self, embeddings: Tensor) -> Tensor:
-        """(B, labels) logits of (B, E) unit vectors for every label met so far."""
-        return self.net.logit_scale * embeddings @ self.vocabulary.embeddings.T
 
     def encode(self, tokens: Tensor) -> Tensor:
         return F.normalize(self.tuned(tokens), dim=1)[:, None]
