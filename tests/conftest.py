@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -126,3 +127,26 @@ def identical() -> Callable[[Finished, Finished], bool]:
         return a.metrics == b.metrics and same_state(a.checkpoint, b.checkpoint)
 
     return compare
+
+
+@pytest.fixture
+def stop_after(monkeypatch):
+    """Have this process told to stop (SIGTERM) after some batches, counted from 1 over all runs of a test; returns what
+    tells how many there were."""
+
+    def arrange(*batches):
+        from models.utils.continual_model import ContinualModel
+
+        observe, observed = ContinualModel.meta_observe, []
+
+        def observe_then_signal(self, *args, **kwargs):
+            loss = observe(self, *args, **kwargs)
+            observed.append(None)
+            if len(observed) in batches:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return loss
+
+        monkeypatch.setattr(ContinualModel, "meta_observe", observe_then_signal)
+        return lambda: len(observed)
+
+    return arrange

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-from itertools import count
 
 import pytest
 
@@ -108,27 +106,19 @@ def test_method_declares_a_name_known_settings_and_its_own_observe(model):
 
 @pytest.mark.parametrize(("model", "setting"), first_of_each_kind(CASES))
 def test_run_stopped_and_resumed_four_times_is_identical_to_one_that_never_was(
-    launch, straight, identical, monkeypatch, model, setting
+    launch, straight, identical, stop_after, model, setting
 ):
     line = command(model, setting)
     expected = straight(line)
     # Three times in the first epoch, then, where there are so many batches, in a later epoch or task.
-    observe, n_observed, stops = ContinualModel.meta_observe, count(1), [1, 5, 9, 28]
-
-    def observe_then_signal(self, *args, **kwargs):
-        loss = observe(self, *args, **kwargs)
-        if next(n_observed) in stops:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return loss
-
-    monkeypatch.setattr(ContinualModel, "meta_observe", observe_then_signal)
+    stops = [1, 5, 9, 28]
+    n_observed = stop_after(*stops)
     run, n_parts = launch(line), 1
     while run.code == 128 + signal.SIGTERM:
         assert run.status["state"] == "interrupted"
         run, n_parts = launch("", resume=run.path), n_parts + 1
     assert run.code == 0
-    reached = next(n_observed)
-    assert n_parts == 1 + sum(stop < reached for stop in stops) >= 4
+    assert n_parts == 1 + sum(stop <= n_observed() for stop in stops) >= 4
     assert identical(expected, run)
 
 

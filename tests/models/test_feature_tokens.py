@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from importlib.util import find_spec
-from itertools import count
 
 import pytest
 import torch
 
 from models import get_model_class, get_model_names
-from models.utils.continual_model import ContinualModel
 from utils.args import add_rehearsal_args, framework_parser
 from utils.compression import Compression, class_token_weights, compress, decompress
 
@@ -58,18 +55,11 @@ def test_every_method_with_the_option_learns_from_codes(drive, model):
 
 
 @pytest.mark.parametrize("model", ["er", "derpp"])
-def test_run_stopped_and_resumed_is_identical_to_one_that_never_was(launch, identical, monkeypatch, model):
+def test_run_stopped_and_resumed_is_identical_to_one_that_never_was(launch, identical, stop_after, model):
     line = f"--model {model} {DIGITS} --max_samples_per_class 10 --n_tasks 2 --buffer_size 12 {FEATURES}"
     expected = launch(line)
-    observe, n_observed, stops = ContinualModel.meta_observe, count(1), [1, 5, 20]
-
-    def observe_then_signal(self, *args, **kwargs):
-        loss = observe(self, *args, **kwargs)
-        if next(n_observed) in stops:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return loss
-
-    monkeypatch.setattr(ContinualModel, "meta_observe", observe_then_signal)
+    stops = [1, 5, 20]
+    stop_after(*stops)
     run, n_parts = launch(line), 1
     while run.code == 128 + signal.SIGTERM:
         run, n_parts = launch("", resume=run.path), n_parts + 1

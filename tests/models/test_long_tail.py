@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 
 import pytest
 import torch
 
-from models.utils.continual_model import ContinualModel
 from utils.class_losses import ClassLoss, sampled_counts
 from utils.errors import UsageError
 from utils.grids import check_words
@@ -101,20 +99,12 @@ def test_phases_that_learn_from_balanced_samples_go_by_their_counts(drive, monke
 
 
 @pytest.mark.parametrize("words", CASES)
-def test_run_stopped_in_the_second_task_and_resumed_is_identical(launch, identical, monkeypatch, words):
+def test_run_stopped_in_the_second_task_and_resumed_is_identical(launch, identical, stop_after, words):
     line = f"{words} {SHORT}"
     straight = launch(line)
     assert straight.code == 0
     n_first = -(-json.loads(straight.metrics.splitlines()[0])["tasks"][0]["train"] // 8) * 2
-    observe, calls = ContinualModel.meta_observe, iter(range(10**9))
-
-    def observe_then_signal(self, *args, **kwargs):
-        loss = observe(self, *args, **kwargs)
-        if next(calls) == n_first + 1:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return loss
-
-    monkeypatch.setattr(ContinualModel, "meta_observe", observe_then_signal)
+    stop_after(n_first + 2)
     stopped = launch(line)
     assert stopped.code == 128 + signal.SIGTERM
     resumed = launch("", resume=stopped.path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 import signal
 
 import pytest
@@ -14,7 +13,6 @@ from torch import nn
 import backbone
 import datasets
 import models
-from models.utils.continual_model import ContinualModel
 from utils.args import parse_args
 from utils.conf import set_random_seed
 from utils.errors import UsageError
@@ -352,21 +350,13 @@ def test_warm_up_survives_a_stop(launch, identical):
 @pytest.mark.parametrize("at", [14, 19])
 @pytest.mark.parametrize("preset", ["paper", "mammoth", "pycil", "facil"])
 def test_preset_stopped_in_the_second_of_two_unequal_tasks_goes_on_with_the_same_bits(
-    launch, identical, monkeypatch, preset, at
+    launch, identical, stop_after, preset, at
 ):
     # Tasks of 4 and 3 classes: 4 epochs of 3 batches, then 4 of 2, of which the first two may be a warm-up.
     line = f"--model lwf --model_config {preset} --dataset seq-digits --n_tasks 3 --stop_after 2 --n_epochs 4"
     line += " --base_epochs 4 --max_samples_per_class 20 --batch_size 32"
     straight = launch(line)
-    observe, calls = ContinualModel.meta_observe, iter(range(10**9))
-
-    def observe_then_signal(self, *args, **kwargs):
-        loss = observe(self, *args, **kwargs)
-        if next(calls) == at - 1:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return loss
-
-    monkeypatch.setattr(ContinualModel, "meta_observe", observe_then_signal)
+    stop_after(at)
     stopped = launch(line)
     assert stopped.code == 128 + signal.SIGTERM
     resumed = launch("--stop_after 2", resume=stopped.path)
