@@ -121,7 +121,9 @@ def test_a_missing_file_and_a_folder_are_named(path: Path) -> None:
         read_pickle(path, "logo")
 
 
-@pytest.mark.parametrize("content", [None, 5, "train", {("a", 1): 2}, {("a", 1), ("b", 2)}], ids=str)
+@pytest.mark.parametrize(
+    "content", [None, 5, "train", {("a", 1): 2}, {("a", 1), ("b", 2)}], ids=lambda content: type(content).__name__
+)
 def test_a_split_that_is_no_list_is_refused(path: Path, content: Any) -> None:
     """The order of a set of texts is another one in every process."""
     write_pickle(path, content)
