@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from datasets.utils import scenarios
-from datasets.utils.continual_dataset import ContinualDataset, Samples
+from datasets.utils.continual_dataset import Samples
 from datasets.utils.image_changes import TurnedSource, equal_angles, turning_pairs
 from datasets.utils.image_sets import DigitImages, MNISTImages
+from datasets.utils.labelled_dataset import LabelledDataset
 from datasets.utils.scenarios import Split
 from utils.args import positive
 from utils.conf import derive_seed
 from utils.errors import UsageError
 
 
-class Turning(ContinualDataset):
+class Turning(LabelledDataset):
     """Digits 0 to 8, two neighbouring ones at a time, in three rounds; nothing tells a method when a digit is replaced.
 
     The stream is one task, in a fixed order: `begin_task` and `end_task` are called once, before and after all of it.
@@ -45,17 +44,16 @@ class Turning(ContinualDataset):
 
     @staticmethod
     def get_parser(parser: ArgumentParser) -> ArgumentParser:
+        LabelledDataset.get_parser(parser)
         parser.add_argument("--rounds", type=positive, default=3, help="how often every pair of digits comes")
-        parser.add_argument(
-            "--max_samples_per_class", type=positive, help="train on the first N images of every class (default: all)"
-        )
         return parser
 
     def load_samples(self) -> Samples:
         samples = super().load_samples()
-        limit = getattr(self.args, "max_samples_per_class", None)
         labels = samples.train_targets
-        chosen = np.arange(len(labels)) if limit is None else scenarios.first_per_class(labels, limit)
+        chosen = np.flatnonzero(labels < self.N_CLASSES)
+        keep = self.kept_samples(labels[chosen])
+        chosen = chosen if keep is None else chosen[keep]
         seed = derive_seed(getattr(self.args, "seed", 0), "pairs")
         order, degrees = turning_pairs(labels[chosen], self.N_CLASSES, self.args.rounds, seed)
         order = chosen[order]
@@ -82,9 +80,6 @@ class Turning(ContinualDataset):
 
     def convert_targets(self, targets: np.ndarray, difficulty: np.ndarray | None = None) -> Tensor:
         return torch.from_numpy(targets)
-
-    def get_loss(self) -> Callable[[Tensor, Tensor], Tensor]:
-        return F.cross_entropy
 
 
 class MNIST360(Turning, MNISTImages):

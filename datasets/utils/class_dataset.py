@@ -109,7 +109,9 @@ class ClassDataset(LabelledDataset):
         LabelledDataset.get_parser(parser)
         parser.add_argument("--permute_classes", type=true_or_false, default=False, help="random order of classes")
         parser.add_argument(
-            "--custom_class_order", type=int_list, help="order in which classes arrive: every label once, e.g. 3,1,0,2"
+            "--custom_class_order",
+            type=int_list,
+            help="order in which classes arrive: every label once, e.g. 3,1,0,2; goes before --permute_classes",
         )
         parser.add_argument(
             "--base_classes", type=not_negative, default=0, help="classes of a larger first task; n_tasks come after it"

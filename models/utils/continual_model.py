@@ -352,6 +352,7 @@ class ContinualModel(nn.Module):
         """Pass a batch of the loader to `observe` and count it.
 
         Raises:
+            UsageError: what came back is no number.
             TrainingError: the loss that came back is not finite.
         """
         self.logged = {}
@@ -359,7 +360,12 @@ class ContinualModel(nn.Module):
             inputs, not_aug_inputs = self.token_replay.encode(not_aug_inputs)
         more = {"epoch": epoch, **self._fields_of_batch()} if self.is_mammoth_style() else {"epoch": epoch}
         function = getattr(self.observe, "__func__", self.observe)
-        loss = float(self.observe(inputs, labels, not_aug_inputs, **_accepted(function, more)))
+        returned = self.observe(inputs, labels, not_aug_inputs, **_accepted(function, more))
+        try:
+            loss = float(returned)
+        except (TypeError, ValueError, RuntimeError):
+            shown = f"a tensor of shape {list(returned.shape)}" if isinstance(returned, Tensor) else repr(returned)
+            raise UsageError(f"{self.NAME}: observe returned {shown}, not the loss of the batch: one number") from None
         self.task_iteration += 1
         self.epoch_iteration += 1
         if not math.isfinite(loss):

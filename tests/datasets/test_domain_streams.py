@@ -168,6 +168,18 @@ def test_losses_of_a_long_tail_go_by_the_counts_of_all_classes(launch, name: str
 # Without tasks
 
 
+def test_turning_digits_take_a_long_tail_and_its_losses(launch) -> None:
+    sizes = class_sizes(60, 9, "exp", 0.1)
+    words = "--max_samples_per_class 60 --imb_factor 0.1"
+    dataset = stream("digits-360", *words.split())
+    assert dataset.cls_num_list == np.bincount(dataset.samples.train_targets).tolist() == list(sizes)
+    run = launch(f"--model er --dataset digits-360 --buffer_size 10 {words} --cls_loss balanced-softmax --stage2 lws")
+    assert run.code == 0
+    assert (run.checkpoint["model"]["loss.counts"] >= torch.tensor(sizes)).all()
+    assert (run.checkpoint["model"]["second_stage.scale"] != 1).all()
+    assert {"acc_many", "acc_med", "acc_few"} <= run.summary.keys()
+
+
 def test_pairs_of_turning_digits_come_in_the_order_of_the_stream_in_every_pass() -> None:
     dataset = stream("digits-360", "--batch_size", "8")
     loader, _ = dataset.get_data_loaders()

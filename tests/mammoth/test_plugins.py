@@ -332,6 +332,16 @@ def test_broken_plugin_is_refused_with_file_line_and_reason(tmp_path, capsys, te
     assert what in message
 
 
+@pytest.mark.parametrize(
+    ("returned", "shown"), [("None", "None"), ("'low'", "'low'"), ("inputs[:, 0, 0, 0]", "a tensor of shape [8]")]
+)
+def test_what_observe_returns_in_place_of_a_loss_is_named(tmp_path, capsys, returned, shown):
+    path = written(tmp_path / "own.py", "own", f"return {returned}")
+    words = ["--plugin", str(path), "--model", "own", "--run_dir", str(tmp_path / "run"), *DIGITS.split()]
+    assert main(words) == 2
+    assert f"own: observe returned {shown}, not the loss of the batch" in capsys.readouterr().err
+
+
 def test_missing_plugin_and_two_of_one_name_are_refused(tmp_path, capsys):
     assert main(["--plugin", str(tmp_path / "none.py"), "--model", "own", "--dataset", "seq-digits"]) == 2
     assert "none.py" in capsys.readouterr().err
