@@ -22,7 +22,8 @@ def trained_parameters(net: nn.Module) -> list[nn.Parameter]:
 def flat_gradient(loss: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:
     """(P,) gradient of a scalar, zero where it does not depend on a parameter; the graph of the loss is used up."""
     parts = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
-    return parameters_to_vector(parts)
+    # A layer whose inputs have their channels last may give the gradient of its weights in that layout too.
+    return torch.cat([part.reshape(-1) for part in parts])
 
 
 def with_gradient(value: Tensor, parameters: Sequence[nn.Parameter], gradient: Tensor) -> Tensor:

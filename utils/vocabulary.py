@@ -83,10 +83,13 @@ class Vocabulary(nn.Module):
             UsageError: a label is no text or an empty one.
         """
         check_labels(names)
+        positions = self.positions(names)
+        if (positions >= 0).all():
+            return self.embeddings[positions]
         rows = []
-        for i, name in enumerate(names):
-            if name in self._positions:
-                rows.append(self.embeddings[self._positions[name]])
+        for i, (name, position) in enumerate(zip(names, positions.tolist(), strict=True)):
+            if position >= 0:
+                rows.append(self.embeddings[position])
             else:
                 rows.append(self._embed(name, self._prompts_for(name, None if templates is None else templates[i])))
         return torch.stack(rows)

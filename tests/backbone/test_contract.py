@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from backbone import REGISTRY, RETURN_TYPES, ContinualBackbone, get_backbone, get_backbone_parser
 from tests.backbone.clip_files import small_model, weights_file
 from utils.errors import TrainingError, UsageError
+from utils.gradients import flat_gradient, trained_parameters
 
 NAMES = list(REGISTRY.modules())  # every file of the folder; not what other tests register at run time
 CLIP_BACKBONES = ["c3d", "i3d", "mc3-18", "r2plus1d-18", "r3d-18"]
@@ -152,6 +153,17 @@ def test_gradients_reach_every_parameter(name: str, shape: tuple[int, ...]) -> N
     parameters = learning(network)
     assert [key for key, parameter in parameters.items() if parameter.grad is None or not parameter.grad.any()] == []
     assert len(parameters) == len([*network.parameters()]) or name.startswith("clip-")
+
+
+@every_backbone
+def test_gradients_are_vectors_in_the_order_of_the_parameters(name: str, shape: tuple[int, ...]) -> None:
+    """Whatever layout a layer prefers: it may give its gradients in that one too."""
+    network, x = build(name, shape).eval(), batch_of(shape)
+    flat = flat_gradient(network(x).square().sum(), trained_parameters(network))
+    network(x).square().sum().backward()
+    in_pieces = [parameter.grad.flatten() for parameter in trained_parameters(network)]
+    assert torch.equal(flat, torch.cat(in_pieces))
+    assert all(each.is_contiguous() for each in network.get_grads_list())
 
 
 @every_backbone

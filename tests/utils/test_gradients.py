@@ -34,6 +34,17 @@ def test_flat_gradient_follows_the_order_of_the_parameters_with_zeros_where_noth
     assert not of_first_layer[16:].any()
 
 
+def test_flat_gradient_is_in_the_parameters_order_whatever_the_layout_of_inputs():
+    torch.manual_seed(0)
+    net, x = nn.Conv3d(16, 16, 3, padding=1), torch.randn(2, 16, 4, 6, 6)
+    parameters = trained_parameters(net)
+    plain, other = (
+        flat_gradient(net(x.contiguous(memory_format=layout)).square().sum(), parameters)
+        for layout in (torch.contiguous_format, torch.channels_last_3d)
+    )
+    torch.testing.assert_close(other, plain, rtol=1e-4, atol=1e-3)
+
+
 def test_frozen_parameters_are_in_no_vector():
     net = two_layers()
     net[0].requires_grad_(False)
