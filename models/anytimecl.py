@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from datasets.utils.continual_dataset import ContinualDataset
 from models.utils.open_vocabulary import OpenVocabularyModel
-from utils.args import not_negative, positive, positive_number, true_or_false
+from utils.args import from_zero, not_negative, positive, positive_number, true_or_false
 from utils.class_weighting import OnlineClassWeighting, seen_share
 from utils.conf import derive_seed, named_generator
 from utils.gradients import trained_parameters
 from utils.open_losses import loss_with_other
+from utils.registry import normalise
 from utils.token_options import add_token_store_args, make_token_store
 from utils.token_sampling import SAMPLERS, sample
 
@@ -51,18 +52,14 @@ class AnytimeCL(OpenVocabularyModel):
         add = parser.add_argument_group("anytime learning").add_argument
         add("--new_per_step", type=positive, default=1, help="new samples a step; a batch is cut into them")
         add("--step_batch", type=positive, default=32, help="samples a step, new and stored ones together")
-        add("--sampler", choices=list(SAMPLERS), default="class-balanced", help="which stored samples are learnt again")
-        add("--beta", type=float, default=0.1, help="weight of the loss that wants other where the label is left out")
+        add("--sampler", type=normalise, choices=list(SAMPLERS), default="class-balanced", help="what is learnt again")
+        add("--beta", type=from_zero, default=0.1, help="weight of the loss that wants other without the label")
         add("--eta", type=float, default=0.99, help="ocw: factor on old accuracies, after 1 / (1 - eta) samples")
         add("--combine", choices=COMBINATIONS, default="ocw", help="weights of the tuned and the original network")
         add("--reset_optimizer", type=true_or_false, default=False, help="a new optimiser with every task")
         add("--offline_epochs", type=not_negative, default=0, help="epochs after each task, in place of online steps")
         add("--offline_batch_size", type=positive, default=PUBLISHED_BATCH, help="samples of their steps")
-        add(
-            "--offline_lr",
-            type=positive_number,
-            help="their learning rate (default: 6e-4 for batches of 2048, in scale)",
-        )
+        add("--offline_lr", type=positive_number, help="of their steps (default: 6e-4 for batches of 2048, in scale)")
         add_token_store_args(parser)
         return parser
 

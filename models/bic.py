@@ -13,7 +13,7 @@ from torch.nn.utils import parameters_to_vector
 from datasets.utils.continual_dataset import ContinualDataset
 from datasets.utils.loader import TaskData
 from models.utils.exemplar_replay import ExemplarReplay
-from utils.args import not_negative, positive_number, true_or_false
+from utils.args import from_zero, not_negative, positive_number, true_or_false
 from utils.class_losses import counts_of
 from utils.conf import named_generator
 from utils.exemplars import JoinedData, first_of_each_class
@@ -47,7 +47,7 @@ class BiC(ExemplarReplay):
         add("--valset_split", type=share, default=0.1, help="part of the exemplars of a class that is held out")
         add("--temp", type=positive_number, default=2.0, help="temperature of distillation")
         add("--distill_after_bic", type=true_or_false, default=True, help="the old network's outputs are corrected too")
-        add("--wd_reg", type=float, default=0.0, help="weight of the squared norm of all parameters")
+        add("--wd_reg", type=from_zero, default=0.0, help="weight of the squared norm of all parameters")
         return parser
 
     def __init__(self, backbone, loss, args, transform, dataset) -> None:  # type: ignore[no-untyped-def]

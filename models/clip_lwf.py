@@ -12,7 +12,7 @@ from torch import Tensor
 from datasets.utils.continual_dataset import ContinualDataset
 from models.utils.open_vocabulary import OpenVocabularyModel
 from models.utils.tuned_clip import TunedClip
-from utils.args import positive_number
+from utils.args import from_zero, positive_number
 from utils.losses import softened_cross_entropy
 
 
@@ -33,7 +33,7 @@ class ClipLwF(TunedClip):
     def get_parser(parser: ArgumentParser) -> ArgumentParser:
         OpenVocabularyModel.get_parser(parser)
         add = parser.add_argument_group("clip-lwf").add_argument
-        add("--lambda_o", type=float, default=1.0, help="weight of what the old model said")
+        add("--lambda_o", type=from_zero, default=1.0, help="weight of what the old model said")
         add("--softmax_temp", type=positive_number, default=2.0, help="temperature that softens distributions")
         return parser
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.utils.continual_model import ContinualModel
-from utils.args import add_rehearsal_args
+from utils.args import add_rehearsal_args, from_zero
 
 
 class DER(ContinualModel):
@@ -25,7 +25,7 @@ class DER(ContinualModel):
     @staticmethod
     def get_parser(parser: ArgumentParser) -> ArgumentParser:
         add_rehearsal_args(parser)
-        parser.add_argument("--alpha", type=float, default=0.3, help="weight of the replayed outputs")
+        parser.add_argument("--alpha", type=from_zero, default=0.3, help="weight of the replayed outputs")
         return parser
 
     def __init__(self, backbone, loss, args, transform, dataset) -> None:  # type: ignore[no-untyped-def]

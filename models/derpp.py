@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.utils.continual_model import ContinualModel
-from utils.args import add_rehearsal_args
+from utils.args import add_rehearsal_args, from_zero
 
 
 class DERpp(ContinualModel):
@@ -25,8 +25,8 @@ class DERpp(ContinualModel):
     @staticmethod
     def get_parser(parser: ArgumentParser) -> ArgumentParser:
         add_rehearsal_args(parser)
-        parser.add_argument("--alpha", type=float, default=0.1, help="weight of the replayed outputs")
-        parser.add_argument("--beta", type=float, default=0.5, help="weight of the replayed labels")
+        parser.add_argument("--alpha", type=from_zero, default=0.1, help="weight of the replayed outputs")
+        parser.add_argument("--beta", type=from_zero, default=0.5, help="weight of the replayed labels")
         return parser
 
     def __init__(self, backbone, loss, args, transform, dataset) -> None:  # type: ignore[no-untyped-def]

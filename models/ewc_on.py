@@ -11,6 +11,7 @@ from torch.nn.utils import parameters_to_vector
 
 from datasets.utils.continual_dataset import SCORE_SETTINGS, ContinualDataset
 from models.utils.continual_model import ContinualModel
+from utils.args import from_zero
 from utils.gradients import mean_squared_gradient, trained_parameters
 
 
@@ -35,7 +36,7 @@ class OnlineEWC(ContinualModel):
 
     @staticmethod
     def get_parser(parser: ArgumentParser) -> ArgumentParser:
-        parser.add_argument("--e_lambda", type=float, default=50.0, help="weight of the penalty")
+        parser.add_argument("--e_lambda", type=from_zero, default=50.0, help="weight of the penalty")
         parser.add_argument(
             "--gamma", type=float, default=1.0, help="what is left of earlier tasks' Fisher information"
         )

@@ -12,6 +12,7 @@ from torch.nn.utils import parameters_to_vector
 
 from datasets.utils.continual_dataset import ContinualDataset
 from models.utils.exemplar_replay import ExemplarReplay
+from utils.args import from_zero
 from utils.binary_distillation import distilled_binary_cross_entropy
 
 # Squared distances between vectors of length 1 are at most 4.
@@ -37,7 +38,7 @@ class ICaRL(ExemplarReplay):
     @staticmethod
     def get_parser(parser: ArgumentParser) -> ArgumentParser:
         ExemplarReplay.get_parser(parser)
-        parser.add_argument("--wd_reg", type=float, default=0.0, help="weight of the squared norm of all parameters")
+        parser.add_argument("--wd_reg", type=from_zero, default=0.0, help="weight of the squared norm of parameters")
         return parser
 
     def __init__(self, backbone, loss, args, transform, dataset) -> None:  # type: ignore[no-untyped-def]

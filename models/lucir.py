@@ -13,7 +13,7 @@ from torch import Tensor
 from backbone.utils.cosine_head import CosineHead
 from datasets.utils.continual_dataset import ContinualDataset
 from models.utils.exemplar_replay import ExemplarReplay
-from utils.args import not_negative, positive, positive_number, true_or_false
+from utils.args import from_zero, not_negative, positive, positive_number, true_or_false
 
 
 class LUCIR(ExemplarReplay):
@@ -40,8 +40,8 @@ class LUCIR(ExemplarReplay):
     def get_parser(parser: ArgumentParser) -> ArgumentParser:
         ExemplarReplay.get_parser(parser)
         add = parser.add_argument_group("lucir").add_argument
-        add("--lamda_base", type=float, default=5.0, help="weight of L_G where past and new classes are as many")
-        add("--lamda_mr", type=float, default=1.0, help="weight of L_MR")
+        add("--lamda_base", type=from_zero, default=5.0, help="weight of L_G where past and new classes are as many")
+        add("--lamda_mr", type=from_zero, default=1.0, help="weight of L_MR")
         add("--k_mr", type=positive, default=2, help="new classes that an exemplar is kept away from")
         add("--mr_margin", type=float, default=0.5, help="by how much")
         add("--imprint_weights", type=true_or_false, default=True, help="new classes start at their mean feature")

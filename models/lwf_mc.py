@@ -11,6 +11,7 @@ from torch.nn.utils import parameters_to_vector
 
 from datasets.utils.continual_dataset import ContinualDataset
 from models.utils.continual_model import ContinualModel
+from utils.args import from_zero
 from utils.binary_distillation import distilled_binary_cross_entropy
 
 
@@ -29,7 +30,7 @@ class LwFMC(ContinualModel):
 
     @staticmethod
     def get_parser(parser: ArgumentParser) -> ArgumentParser:
-        parser.add_argument("--wd_reg", type=float, default=0.0, help="weight of the squared norm of all parameters")
+        parser.add_argument("--wd_reg", type=from_zero, default=0.0, help="weight of the squared norm of parameters")
         return parser
 
     def __init__(self, backbone, loss, args, transform, dataset) -> None:  # type: ignore[no-untyped-def]

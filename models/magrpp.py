@@ -11,7 +11,7 @@ from torch import Tensor
 
 from datasets.utils.continual_dataset import ContinualDataset
 from models.utils.projected_replay import ProjectedReplay
-from utils.args import positive_number, true_or_false
+from utils.args import from_zero, positive_number, true_or_false
 from utils.errors import UsageError
 from utils.layer_rates import depth_graded
 from utils.phases import phase_starts
@@ -50,7 +50,7 @@ class MAGRpp(ProjectedReplay):
         add("--phase_bc", type=float, default=0.7, help="share of a session's steps after which phase BC begins")
         add("--adapt_head", type=true_or_false, default=False, help="phase A trains the head too")
         add("--layer_decay", type=positive_number, default=0.75, help="rate of a layer, times that of the next deeper")
-        add("--lambda_s", type=float, default=1.0, help="weight of the stabiliser L_S")
+        add("--lambda_s", type=from_zero, default=1.0, help="weight of the stabiliser L_S")
         add("--stabilizer_stage", default="0.33", help="map that L_S holds: name, number from 0, or share of the depth")
         add("--stabilizer_distance", choices=DISTANCES, default="mse", help="L_S: squared or Jensen-Shannon")
         return parser

@@ -14,7 +14,7 @@ from backbone import ContinualBackbone
 from backbone.utils.cosine_head import CosineHead
 from datasets.utils.continual_dataset import ContinualDataset
 from models.utils.exemplar_replay import ExemplarReplay
-from utils.args import not_negative, positive, positive_number
+from utils.args import from_zero, not_negative, positive, positive_number
 from utils.errors import UsageError
 from utils.selection import kmeans
 
@@ -43,8 +43,8 @@ class PODNet(ExemplarReplay):
     def get_parser(parser: ArgumentParser) -> ArgumentParser:
         ExemplarReplay.get_parser(parser)
         add = parser.add_argument_group("podnet").add_argument
-        add("--lambda_c", type=float, default=3.0, help="weight of the distance between maps")
-        add("--lambda_f", type=float, default=1.0, help="weight of the distance between features")
+        add("--lambda_c", type=from_zero, default=3.0, help="weight of the distance between maps")
+        add("--lambda_f", type=from_zero, default=1.0, help="weight of the distance between features")
         add("--nb_proxy", type=positive, default=10, help="directions of each class")
         add("--nca_margin", type=float, default=0.6, help="by how much a class should be ahead of the others")
         add("--fitting_epochs", type=not_negative, default=20, help="epochs of the head on balanced exemplars")

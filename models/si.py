@@ -10,7 +10,7 @@ from torch.nn.utils import parameters_to_vector
 
 from datasets.utils.continual_dataset import ContinualDataset
 from models.utils.continual_model import ContinualModel
-from utils.args import positive_number
+from utils.args import from_zero, positive_number
 from utils.gradients import flat_gradient, trained_parameters, with_gradient
 
 
@@ -29,7 +29,7 @@ class SI(ContinualModel):
 
     @staticmethod
     def get_parser(parser: ArgumentParser) -> ArgumentParser:
-        parser.add_argument("--c", type=float, default=1.0, help="weight of the penalty")
+        parser.add_argument("--c", type=from_zero, default=1.0, help="weight of the penalty")
         parser.add_argument("--xi", type=positive_number, default=0.1, help="damping for parameters that hardly moved")
         return parser
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from datasets.utils.continual_dataset import ContinualDataset
 from models.utils.continual_model import ContinualModel
-from utils.args import add_rehearsal_args
+from utils.args import add_rehearsal_args, from_zero
 from utils.triplets import score_triplet_loss
 
 
@@ -36,9 +36,9 @@ class TOPIC(ContinualModel):
     @staticmethod
     def get_parser(parser: ArgumentParser) -> ArgumentParser:
         add_rehearsal_args(parser)
-        parser.add_argument("--lambda_t", type=float, default=0.1, help="weight of the triplet loss")
+        parser.add_argument("--lambda_t", type=from_zero, default=0.1, help="weight of the triplet loss")
         parser.add_argument("--triplet_margin", type=float, default=0.1, help="margin of squared distances, 0 to 4")
-        parser.add_argument("--lambda_o", type=float, default=1.0, help="weight of the old network's outputs")
+        parser.add_argument("--lambda_o", type=from_zero, default=1.0, help="weight of the old network's outputs")
         return parser
 
     def __init__(self, backbone, loss, args, transform, dataset) -> None:  # type: ignore[no-untyped-def]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from datasets.utils.continual_dataset import ContinualDataset
 from models.utils.continual_model import ContinualModel
-from utils.args import add_rehearsal_args, positive, positive_number
+from utils.args import add_rehearsal_args, from_zero, positive, positive_number
 from utils.episodes import even_shares, rank_in_class
 from utils.future_outputs import excess, transplanted
 from utils.simclrloss import SupConLoss
@@ -40,11 +40,11 @@ class XDER(ContinualModel):
     def get_parser(parser: ArgumentParser) -> ArgumentParser:
         add_rehearsal_args(parser)
         add = parser.add_argument_group("xder").add_argument
-        add("--alpha", type=float, default=0.1, help="weight of the stored outputs")
-        add("--beta", type=float, default=0.5, help="weight of the stored labels")
+        add("--alpha", type=from_zero, default=0.1, help="weight of the stored outputs")
+        add("--beta", type=from_zero, default=0.5, help="weight of the stored labels")
         add("--gamma", type=float, default=0.85, help="largest share of its own class's output that another may have")
-        add("--lambd", type=float, default=0.05, help="weight of the contrastive loss of future heads")
-        add("--eta", type=float, default=0.001, help="weight of the margins between heads")
+        add("--lambd", type=from_zero, default=0.05, help="weight of the contrastive loss of future heads")
+        add("--eta", type=from_zero, default=0.001, help="weight of the margins between heads")
         add("--m", type=float, default=0.3, help="margin between heads")
         add("--simclr_temp", type=positive_number, default=5.0, help="temperature of the contrastive loss")
         add("--simclr_batch_size", type=positive, default=64, help="stored samples in the contrastive loss")

@@ -14,7 +14,7 @@ from datasets.utils.continual_dataset import ContinualDataset
 from datasets.utils.sources import IMAGE_SUFFIXES, ImageFiles
 from models.utils.open_vocabulary import OpenVocabularyModel
 from models.utils.tuned_clip import TunedClip
-from utils.args import not_negative, positive_number
+from utils.args import from_zero, not_negative, positive_number
 from utils.conf import named_generator
 from utils.errors import DataError, UsageError
 from utils.losses import softened_cross_entropy
@@ -48,7 +48,7 @@ class ZSCL(TunedClip):
     def get_parser(parser: ArgumentParser) -> ArgumentParser:
         OpenVocabularyModel.get_parser(parser)
         add = parser.add_argument_group("zscl").add_argument
-        add("--zscl_lambda", type=float, default=1.0, help="weight of distillation")
+        add("--zscl_lambda", type=from_zero, default=1.0, help="weight of distillation")
         add("--softmax_temp", type=positive_number, default=2.0, help="temperature that softens similarities")
         add("--average_every", type=not_negative, default=1, help="steps between weights averaged; 0: no average")
         add("--reference_images", metavar="DIR", help="folder of images to compare on (default: those of the batch)")

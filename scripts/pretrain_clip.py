@@ -37,7 +37,8 @@ from backbone.utils.clip_towers import Tail, Trunk, build, tiny_config
 from backbone.utils.clip_weights import TinyFile
 from datasets import get_dataset
 from datasets.utils.class_dataset import ClassDataset
-from utils.args import not_negative, parse_args, positive, positive_number
+from datasets.utils.evaluation_sets import label_words
+from utils.args import from_zero, not_negative, parse_args, positive, positive_number
 from utils.conf import get_device, named_generator, set_deterministic, set_random_seed
 from utils.errors import RunError, UsageError, run_script
 from utils.prompts import fill_prompts, prompt_templates
@@ -83,7 +84,7 @@ def chosen_classes(texts: Sequence[str], given: str | None) -> list[int]:
     Raises:
         UsageError: an unknown name, or less than two classes.
     """
-    names = list(texts) if given is None else [name.strip().replace("_", " ") for name in given.split(",")]
+    names = list(texts) if given is None else [label_words(name) for name in given.split(",")]
     unknown = [name for name in names if name not in texts]
     if unknown:
         raise UsageError(f"--classes {', '.join(unknown)}: no such class; there are {', '.join(texts)}")
@@ -230,7 +231,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--epochs", type=not_negative, default=10, help="passes over the images")
     add("--batch_size", type=positive, default=128, help="images of a step")
     add("--lr", type=positive_number, default=1e-3, help="largest learning rate of AdamW")
-    add("--weight_decay", type=float, default=0.05, help="of AdamW")
+    add("--weight_decay", type=from_zero, default=0.05, help="of AdamW")
     own, rest = parser.parse_known_args(argv)
     try:
         args = parse_args(["--model", "sgd", "--backbone", "clip-tiny", *rest])

@@ -10,6 +10,8 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 RUNS = [
     "--model magr --dataset aqa7-mini --buffer_size 5 --n_tasks 2 --base_epochs 1 --n_epochs 1",
     "--model er --dataset seq-digits --buffer_size 20 --n_tasks 2 --n_epochs 2 --backbone resnet18 --width 8",
+    "--model anytimecl --dataset seq-digits --n_tasks 2 --max_samples_per_class 20 --bits 16 --clip_image_size 8 "
+    "--patch_size 4 --width 32 --depth 2",
 ]
 
 

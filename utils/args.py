@@ -111,6 +111,14 @@ def positive_number(text: str | float) -> float:
     return value
 
 
+def from_zero(text: str | float) -> float:
+    """A number of at least 0."""
+    value = _number(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{value:g} is not a number of at least 0")
+    return value
+
+
 def seed_number(text: str | int) -> int:
     """A whole number that every generator takes as a seed: 0 to 2**63 - 1."""
     value = _whole(text)
@@ -193,7 +201,7 @@ def add_experiment_args(parser: ArgumentParser) -> None:
     group.add_argument("--backbone_weights", help="checkpoint to load into the backbone before the first task")
     group.add_argument("--lr", type=positive_number, help="learning rate")
     group.add_argument("--optimizer", choices=["sgd", "adam", "adamw"], default="sgd")
-    group.add_argument("--optim_wd", type=float, default=0.0, help="weight decay")
+    group.add_argument("--optim_wd", type=from_zero, default=0.0, help="weight decay")
     group.add_argument("--optim_mom", type=float, default=0.0, help="momentum of sgd")
     group.add_argument("--optim_nesterov", type=true_or_false, default=False, help="Nesterov momentum of sgd")
     group.add_argument("--clip_grad", type=positive_number, help="largest gradient norm (default: no limit)")

@@ -136,7 +136,7 @@ def flexible_figures(
     """Accuracies in percent among candidates from several data sets, defined in utils/candidate_sets.py.
 
     Args:
-        names: some of `OPEN_SETS`.
+        names: some of `OPEN_SETS`; the union is asked about in any case where the stream has several data sets.
 
     Returns:
         open_<name> for each, with _<view> behind by another answer of the model; those with held-out labels are NaN
@@ -144,6 +144,7 @@ def flexible_figures(
     """
     sets = dataset.evaluation_sets()
     targets, held_out = ([part.labels for part in sets if (part.tasks is None) == is_out] for is_out in (False, True))
+    names = dict.fromkeys([*(["union"] if len(targets) > 1 else []), *names])
     # A group of one label would ask nothing.
     n_groups = max(1, min(candidate_sets.N_GROUPS, len(candidate_sets.distinct(targets)) // 2))
     groups = {
@@ -152,7 +153,7 @@ def flexible_figures(
         "mix": lambda: candidate_sets.mix(targets, n_groups=n_groups),
         "mix_zero_shot": lambda: candidate_sets.mix_zero_shot(targets, held_out, n_groups=n_groups),
     }
-    known = [(part.labels, *encodings.of_set(part)) for part in sets]
+    known = [(part.labels, *encodings.of_set(part)) for part in sets] if names else []
     figures: dict[str, float] = {}
     for name in names:
         if name.endswith("zero_shot") and not held_out:

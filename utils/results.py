@@ -23,8 +23,8 @@ class Results:
     """Evaluates sessions and keeps their figures.
 
     Attributes:
-        sessions: figures of every session so far, by name; of open-vocabulary methods also `open_figures`, of the last
-            one `flexible_figures`.
+        sessions: figures of every session so far, by name; of open-vocabulary methods also `open_figures` and
+            `flexible_figures`.
         matrices: for each per-task metric ("class_il" and "task_il", "class_il" alone where all tasks share their
             classes, or "srcc") its R, (sessions, tasks), NaN where unmeasured. On score streams the row of session t
             also has the next task, measured before it is learnt.
@@ -56,8 +56,7 @@ class Results:
         figures = self._figures(predictions, model.n_seen_classes)
         if encodings is not None and model.args.open_evaluation:
             figures |= open_figures(encodings.model, self.dataset, encodings)
-            if self.dataset.current_task == self.dataset.N_TASKS - 1:
-                figures |= flexible_figures(encodings.model, self.dataset, encodings, model.args.open_sets)
+            figures |= flexible_figures(encodings.model, self.dataset, encodings, model.args.open_sets)
         following = [task for task in (len(seen),) if self.is_score and task < self.n_tasks]
         ahead = [predict(model, self.dataset, task) for task in following]
         for name in self.per_task:

@@ -14,6 +14,8 @@ from utils.compression import Basis, Compression, check_tokens, class_token_weig
 from utils.conf import named_generator
 from utils.errors import StorageError
 
+BLOCK_ROWS, BLOCK_BYTES = 4096, 32 * 2**20
+
 
 class Blocks:
     """Rows of one shape in blocks of a fixed number of rows. A block is allocated when the one before is full.
@@ -93,13 +95,19 @@ class TokenStore(nn.Module):
         compression: how samples are stored.
         device: where codes live; slots, labels and counts are on the CPU.
         seed: of the run.
-        block_rows: samples of a block.
+        block_rows: samples of a block (default: `BLOCK_ROWS`, fewer where they take more than `BLOCK_BYTES`).
     """
 
     def __init__(
-        self, compression: Compression, device: str | torch.device = "cpu", seed: int = 0, block_rows: int = 4096
+        self,
+        compression: Compression,
+        device: str | torch.device = "cpu",
+        seed: int = 0,
+        block_rows: int | None = None,
     ) -> None:
         super().__init__()
+        if block_rows is None:
+            block_rows = max(1, min(BLOCK_ROWS, BLOCK_BYTES // compression.n_bytes))
         if block_rows < 1:
             raise ValueError(f"a block has at least 1 row, not {block_rows}")
         self.compression = compression

@@ -123,6 +123,8 @@ def check_labels(names: Sequence[str], different: bool = False) -> None:
     """
     if isinstance(names, str):
         raise UsageError(f"labels must be a list of texts, not the one text {names!r}")
+    if not hasattr(names, "__len__"):
+        raise UsageError(f"labels must be a list of texts, not {names!r}")
     if not len(names):
         raise UsageError("no labels: name at least one text to choose from")
     for position, name in enumerate(names):

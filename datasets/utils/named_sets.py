@@ -17,7 +17,8 @@ from PIL import Image
 from torch import Tensor
 
 from datasets.utils.sources import IN_MEMORY_BYTES, ImageFiles, Source, TensorSource, class_folders, digest, images_of
-from utils.errors import DataError
+from utils.errors import DataError, UsageError
+from utils.prompts import prompt_templates
 
 if TYPE_CHECKING:
     from datasets.utils.class_dataset import ClassDataset
@@ -40,6 +41,8 @@ KNOWN = {
     "mnist": _Known("seq-mnist", "MNIST", "raw"),
     "tinyimg": _Known("seq-tinyimg", "TINYIMG", "tiny-imagenet-200"),
 }
+# Of a folder: beside its parts, one prompt a line.
+PROMPT_FILE = "prompts.txt"
 FORM = f"{', '.join(KNOWN)}, each with :PLACE if you like, or folder:PLACE, or folder:PLACE=NAME"
 
 
@@ -87,7 +90,7 @@ class ImageSet:
             there; the default place of its stream otherwise.
 
     Raises:
-        DataError: it is a folder without class folders.
+        DataError: it is a folder without class folders, or with a file of prompts that are none.
     """
 
     def __init__(self, entry: str, args: Namespace, root: Path | None = None) -> None:
@@ -103,6 +106,7 @@ class ImageSet:
             self.root = root / place if root is not None and not place.is_dir() else place
             self.classes = self._class_folders()
             self.n_classes = len(self.classes)
+            self.prompts = self._own_prompts()
         else:
             self.stream = _stream(KNOWN[kind], args, place or (_below(root, kind) if root is not None else None))
             self.n_classes, self.prompts = self.stream.N_CLASSES, self.stream.PROMPTS
@@ -151,6 +155,16 @@ class ImageSet:
         """Let go of what was read, but for the texts."""
         if self.stream is not None and "texts" in vars(self):
             self.stream = None
+
+    def _own_prompts(self) -> tuple[str, ...]:
+        path = self.root / PROMPT_FILE
+        if not path.exists():
+            return self.prompts
+        try:
+            lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+            return prompt_templates([line for line in lines if line])
+        except (OSError, UnicodeDecodeError, UsageError) as error:
+            raise DataError(f"{path}: {error}. It holds one prompt a line, or is not there") from error
 
     def _samples(self, stream: ClassDataset) -> Samples:
         try:

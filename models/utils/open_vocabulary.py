@@ -63,7 +63,8 @@ class OpenVocabularyModel(ContinualModel):
             nargs="*",
             choices=OPEN_SETS,
             default=[],
-            help="after the last session also choose among labels of several data sets at once",
+            help="after every session also choose among labels of several data sets at once (a stream of several is "
+            "always asked about their union)",
         )
         return parser
 
@@ -76,6 +77,8 @@ class OpenVocabularyModel(ContinualModel):
             )
         if self._option("prompts", None):
             prompt_templates(args.prompts)
+        if self._option("open_sets", []) and not args.open_evaluation:
+            raise UsageError(f"--open_sets {' '.join(args.open_sets)}: --open_evaluation False measures none of them")
         self.vocabulary = Vocabulary(self.net.embed_labels, self.prompts_of, self.device)
 
     # What a subclass implements
@@ -197,7 +200,7 @@ class OpenVocabularyModel(ContinualModel):
             UsageError: the labels are none, empty or not different, or the images are none.
         """
         check_labels(labels, different=True)
-        labels = list(labels)
+        labels = [str(label) for label in labels]
         with evaluation_mode(self):
             encoded = torch.cat([self.encode(self.net.tokens(part)) for part in self._inputs(images)])
             return [labels[i] for i in self.probabilities(encoded, labels).argmax(1).tolist()]
@@ -215,8 +218,9 @@ class OpenVocabularyModel(ContinualModel):
         Raises:
             UsageError: there are not as many names as images, a name is no text, or the images are none.
         """
-        names = [names] if isinstance(names, str) else list(names)
+        names = [names] if isinstance(names, str) else names
         check_labels(names)
+        names = [str(name) for name in names]
         inputs = self._inputs(images)
         n = sum(map(len, inputs))
         if len(names) != n:

@@ -12,7 +12,7 @@ from torch import Tensor
 from backbone.utils.projector import PROJECTORS, make_projector
 from datasets.utils.continual_dataset import ContinualDataset
 from models.utils.feature_replay import FeatureReplay
-from utils.args import positive, positive_number, true_or_false
+from utils.args import from_zero, positive, positive_number, true_or_false
 from utils.errors import UsageError
 from utils.graph_regularizer import BLOCKS, DIVERGENCES, SCALES, graph_regularizer
 
@@ -30,7 +30,7 @@ class ProjectedReplay(FeatureReplay):
     def get_parser(parser: ArgumentParser) -> ArgumentParser:
         FeatureReplay.get_parser(parser)
         add = parser.add_argument_group("projector").add_argument
-        add("--lambda_p", "--alpha", type=float, default=1.0, help="weight of the projector's loss L_P")
+        add("--lambda_p", "--alpha", type=from_zero, default=1.0, help="weight of the projector's loss L_P")
         add("--projector", choices=PROJECTORS, default="residual", help="h + MLP(h), MLP(h), or none")
         add("--projector_hidden", type=positive, default=256, help="hidden units of the projector")
         add(
@@ -41,7 +41,7 @@ class ProjectedReplay(FeatureReplay):
         )
         add("--projector_relu", type=true_or_false, default=False, help="the released code's ReLU on the residual")
         add = parser.add_argument_group("graph regulariser, see utils/graph_regularizer.py").add_argument
-        add("--lambda_r", "--beta", type=float, default=1.0, help="weight of the graph regulariser L_R")
+        add("--lambda_r", "--beta", type=from_zero, default=1.0, help="weight of the graph regulariser L_R")
         add("--graph_scale", choices=SCALES, default="minmax", help="of angles and score gaps")
         add("--graph_divergence", choices=DIVERGENCES, default="kl", help="between angles and score gaps")
         add("--graph_tau", type=positive_number, default=0.2, help="temperature of --graph_scale minmax")

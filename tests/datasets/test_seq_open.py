@@ -1,5 +1,6 @@
 """Several data sets in sequence."""
 
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -52,17 +53,26 @@ def test_every_source_is_a_task_of_its_classes(three: SequentialOpen) -> None:
             assert {*loader.dataset.targets.tolist()} == {*range(*three.get_offsets(task))}
 
 
-def test_classes_of_one_text_are_two_classes_with_one_text_and_the_prompt_of_the_first(root: Path) -> None:
+def test_classes_of_one_text_are_two_classes_with_one_text_and_the_prompt_of_the_first(root: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(root, tmp_path / "own"))
+    (root / "birds" / "prompts.txt").write_text("a {}, a type of bird.\n\n {} in a tree \n")
     dataset = stream("--sources", "folder:birds,folder:city", "--data_root", str(root))
     assert dataset.label_texts == ["bridge", "house sparrow", "bridge", "shop", "tall tower"]
-    bird, photo = ("a {}, a type of bird.",), ("a photo of a {}.",)
-    dataset.sources[0].prompts = bird
+    bird, photo = ("a {}, a type of bird.", "{} in a tree"), ("a photo of a {}.",)
     assert dataset.label_prompts == [bird, bird, bird, photo, photo]
     birds, city = dataset.evaluation_sets()
     assert birds.prompts == [bird, bird]
     assert city.prompts == [bird, photo, photo]
     assert birds.tasks.tolist() == [0, 0]
     assert city.tasks.tolist() == [0, 1, 1]  # a bridge was seen before the city was
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"a bird", b"\xff{}"])
+def test_a_file_of_prompts_that_are_none_is_named(root: Path, tmp_path: Path, content: bytes) -> None:
+    root = Path(shutil.copytree(root, tmp_path / "own"))
+    (root / "birds" / "prompts.txt").write_bytes(content)
+    with pytest.raises(DataError, match=r"birds/prompts\.txt: .*one prompt a line"):
+        stream("--sources", "folder:birds,folder:city", "--data_root", str(root))
 
 
 def test_every_source_is_evaluated_among_its_own_labels(three: SequentialOpen, root: Path) -> None:

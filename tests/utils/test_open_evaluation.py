@@ -191,6 +191,12 @@ def test_without_held_out_data_questions_about_it_have_no_answer(stream, oracle)
     assert math.isnan(figures["open_mix_zero_shot"])
 
 
+def test_a_stream_of_several_data_sets_is_always_asked_about_their_union(stream, oracle):
+    assert flexible_figures(oracle, stream, Encodings(oracle), []).keys() == {"open_union", "open_union_other"}
+    stream.sets = stream.sets[:1]
+    assert flexible_figures(oracle, stream, Encodings(oracle), []) == {}
+
+
 def test_no_group_of_a_stream_of_few_labels_has_a_single_one(stream, oracle):
     stream.sets = [one_set("three", range(9), [0, 1, 2] * 3, TEXTS[:3], [0, 0, 0])]
     figures = flexible_figures(oracle, stream, Encodings(oracle), ["union", "mix"])
@@ -293,6 +299,7 @@ def test_every_figure_follows_from_what_a_run_stores(launch):
     sessions = [json.loads(line) for line in run.metrics.splitlines() if '"session"' in line]
     sessions = [record for record in sessions if record["event"] == "session"]
     assert all(record["open_unseen"] is not None for record in sessions[:2])
+    assert all({"open_union", "open_mix_original"} <= record.keys() for record in sessions)
     assert all(record["open_unseen"] == record["open_unseen_original"] or record["open_seen"] for record in sessions)
 
 
@@ -300,4 +307,5 @@ def test_open_evaluation_can_be_switched_off(launch):
     run = launch(f"{LINE} --open_evaluation False --stop_after 1")
     assert run.code == 0
     assert not any(name.startswith("open_") for name in run.summary)
+    assert launch(f"{LINE} --open_evaluation False --open_sets union").code == 2
     assert Namespace(**run.summary).class_il_mean >= 0

@@ -245,3 +245,11 @@ def test_a_batch_that_does_not_fit_is_refused_and_leaves_what_was_there():
         store.get(torch.tensor([5]))
     with pytest.raises(ValueError, match="at least 1 row"):
         TokenStore(SETTINGS, block_rows=0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "rows"),
+    [(Compression(50, 768), 4096), (Compression(197, 768, 0), 55), (Compression(5000, 2000, 0), 1)],
+)
+def test_a_block_of_large_samples_has_few_of_them(settings, rows):
+    assert TokenStore(settings).block_rows == rows

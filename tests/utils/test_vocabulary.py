@@ -82,7 +82,7 @@ def test_state_goes_from_one_to_another_without_embedding_again(vocabulary, embe
     assert len(vocabulary) == 2
 
 
-@pytest.mark.parametrize("names", [[], "cat", [""], ["cat", "  "], ["cat", None], [3]])
+@pytest.mark.parametrize("names", [[], "cat", [""], ["cat", "  "], ["cat", None], [3], None])
 def test_labels_that_no_question_can_be_asked_about_are_refused(vocabulary, names):
     for call in (check_labels, vocabulary.add, vocabulary.embeddings_of):
         with pytest.raises(UsageError, match="label"):
