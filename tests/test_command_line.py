@@ -227,6 +227,16 @@ def test_namespace_made_by_hand_is_enough_to_build_and_train(model):
     assert (dataset.get_backbone(), dataset.get_batch_size(), dataset.get_epochs()) == (backbone, 8, n_epochs)
 
 
+def test_a_switch_stands_alone_or_with_its_value(capsys):
+    line = "--model magr --dataset aqa7-mini --buffer_size 10"
+    args = parse_args([*line.split(), "--online", "--use_difficulty", "--fewshot", "--seed", "3"])
+    assert (args.online, args.use_difficulty, args.fewshot, args.seed) == (True, True, True, 3)
+    assert args.sources["online"] == "command line"
+    assert not parse_args([*line.split(), "--online", "no", "--fewshot", "False"]).online
+    assert main([*line.split(), "--online", "perhaps"]) == 2
+    assert "--online" in capsys.readouterr().err
+
+
 def test_hyphens_and_underscores_are_the_same_in_names_and_flags():
     args = parse_args(["--model", "sgd", "--dataset", "seq_digits", "--batch-size", "4"])
     assert (args.dataset, args.batch_size) == ("seq-digits", 4)

@@ -585,6 +585,7 @@ def _plugins_of(config: dict[str, Any], place: str | Path) -> list[str]:
 def _parse_known(parser: ArgumentParser, argv: Sequence[str]) -> tuple[Namespace, list[str]]:
     """Only what is given: defaults are left out, required options are checked later, over all layers."""
     saved = []
+    _let_switches_stand_alone(parser)
     for action in parser._actions:
         saved.append((action, action.default))
         if action.required:
@@ -597,6 +598,13 @@ def _parse_known(parser: ArgumentParser, argv: Sequence[str]) -> tuple[Namespace
     finally:
         for action, default in saved:
             action.default = default
+
+
+def _let_switches_stand_alone(parser: ArgumentParser) -> None:
+    """`--online` is `--online True`."""
+    for action in parser._actions:
+        if action.type is true_or_false and action.nargs is None:
+            action.nargs, action.const = "?", True
 
 
 def _parse_all(parser: ArgumentParser, argv: Sequence[str]) -> Namespace:
@@ -640,5 +648,6 @@ def _help_text(parser: ArgumentParser) -> str:
         f"{title}: {', '.join(_registry(what).names())}"
         for title, what in (("models", "model"), ("datasets", "dataset"), ("backbones", "backbone"))
     ]
+    _let_switches_stand_alone(parser)
     parser.epilog = "\n".join([*lists, "", EXIT_CODES])
     return parser.format_help()
