@@ -227,7 +227,7 @@ def principal_components(
     mean = share.mT @ x
     centred = x - mean
     wide = (share.sqrt() * centred).to(dtype)
-    values, vectors = torch.linalg.eigh(wide @ wide.mT)
+    values, vectors = _eigh(wide @ wide.mT)
     mean_square = values.sum(1, keepdim=True) + mean.square().sum(2)
     rounding = x.shape[1] * torch.finfo(dtype).eps * values[:, -1:] + NULL * mean_square
     values, vectors = values[:, -k:].flip(1), vectors[..., -k:].flip(2)
@@ -276,6 +276,17 @@ def quantise(x: Tensor, bits: int) -> tuple[Tensor, Tensor, Tensor]:
 def dequantise(codes: Tensor, low: Tensor, high: Tensor) -> Tensor:
     """What `quantise` was given, up to half a step; a constant row exactly."""
     return torch.addcmul(low, codes.float() / torch.iinfo(codes.dtype).max, high - low)
+
+
+def _eigh(matrices: Tensor) -> tuple[Tensor, Tensor]:
+    """`torch.linalg.eigh` by one thread on a CPU: on matrices this small more threads wait longer than they work, a
+    hundred times as long where another process has one of the cores."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return torch.linalg.eigh(matrices)
+    finally:
+        torch.set_num_threads(n_threads)
 
 
 def _sign_of_largest(rows: Tensor) -> Tensor:
