@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,14 @@ from utils.registry import nearest
 REQUIRED = ("id", "score", "split")
 PLACES = ("frames", "video", "features")
 COLUMNS = (*REQUIRED, *PLACES, "start", "end", "difficulty", "group")
-SPELLINGS = {"sample_id": "id", "sample id": "id", "frame_dir": "frames", "frame folder": "frames"}
+# Other names of columns, as `_plain` gives them.
+SPELLINGS = {
+    "sample_id": "id",
+    **dict.fromkeys(("frame_folder", "frame_dir", "frame_path"), "frames"),
+    **dict.fromkeys(("video_file", "video_path"), "video"),
+    **dict.fromkeys(("feature_file", "feature_path"), "features"),
+    **{"start_frame": "start", "end_frame": "end"},
+}
 PARTS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
 SAMPLINGS = ("spread", "windows", "end")
 
@@ -32,8 +40,9 @@ class AQAManifest(VideoScoreDataset):
 
     Columns: id (unique), score, split (train or test), and one of frames (folder of images), video (file) or features
     (.npy file, (windows, width)); where wanted start and end (first and last frame of the performance, counted from 0,
-    both included), difficulty, group. Paths are relative to the folder of the CSV file. Scores are scaled by
-    `--score_range`, by default that of the training samples.
+    both included), difficulty, group. SPELLINGS has other names for them; capitals do not matter, nor whether a space,
+    a hyphen or an underscore stands between words. Paths are relative to the folder of the CSV file. Scores are scaled
+    by `--score_range`, by default that of the training samples.
     """
 
     NAME = "aqa-manifest"
@@ -104,8 +113,9 @@ class AQAManifest(VideoScoreDataset):
         try:
             with path.open(newline="", encoding="utf-8-sig") as file:
                 reader = csv.DictReader(file, skipinitialspace=True)
-                columns = [_column(name) for name in reader.fieldnames or []]
-                _check_columns(columns, path)
+                header = list(reader.fieldnames or [])
+                columns = [SPELLINGS.get(_plain(name), _plain(name)) for name in header]
+                _check_columns(columns, header, path)
                 reader.fieldnames = columns
                 performances = [_performance(row, f"{path.name}, row {reader.line_num}") for row in reader]
         except FileNotFoundError as error:
@@ -154,20 +164,22 @@ class AQAManifest(VideoScoreDataset):
         return uniform_windows(n, m // window, window)
 
 
-def _column(name: str) -> str:
-    plain = name.strip().lower()
-    return SPELLINGS.get(plain, plain)
+def _plain(name: str) -> str:
+    """In small letters, with underscores between words."""
+    return re.sub(r"[\s_-]+", "_", name.strip().lower())
 
 
-def _check_columns(columns: list[str], path: Path) -> None:
+def _check_columns(columns: list[str], header: list[str], path: Path) -> None:
+    """Refuse a manifest by its columns; `header`: as the file spells them."""
     missing = [name for name in REQUIRED if name not in columns]
     if missing or not set(PLACES) & set(columns):
         wanted = ", ".join([*missing, *([] if set(PLACES) & set(columns) else ["one of " + ", ".join(PLACES)])])
-        raise DataError(f"aqa-manifest: {path} lacks {wanted}; its first line must name the columns, it has: {columns}")
-    named = [name for name in columns if name]
-    if len(set(named)) < len(named):
-        raise DataError(f"aqa-manifest: {path} names a column twice: {columns}")
-    for name in named:
+        raise DataError(f"aqa-manifest: {path} lacks {wanted}; its first line must name the columns, it has: {header}")
+    for name in COLUMNS:
+        spelt = [repr(own) for own, column in zip(header, columns, strict=True) if column == name]
+        if len(spelt) > 1:
+            raise DataError(f"aqa-manifest: {path} names a column twice: {', '.join(spelt)} are all '{name}'; keep one")
+    for name in filter(None, columns):
         close = [] if name in COLUMNS else nearest(name, [each for each in COLUMNS if each not in columns], n=1)
         if close:
             raise DataError(f"aqa-manifest: {path}: unknown column '{name}'; did you mean {close[0]}?")

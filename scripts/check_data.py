@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import csv
 import io
+import os
 import signal
 import sys
 from collections import Counter
@@ -22,6 +23,8 @@ from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+# Before torch is imported: see main.py.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from tqdm import tqdm
 
@@ -29,7 +32,7 @@ from datasets import get_dataset
 from datasets.utils.clips import Clip, read_frame
 from datasets.utils.continual_dataset import ContinualDataset
 from datasets.utils.features import read_features
-from datasets.utils.recordings import TooShortError
+from datasets.utils.recordings import MissingFramesError, TooShortError
 from datasets.utils.video_dataset import VideoScoreDataset
 from datasets.utils.video_files import read_video
 from utils.args import parse_args, positive, true_or_false
@@ -73,19 +76,32 @@ def check_clip(clip: Clip, size: tuple[int, int], decode: bool, load_truncated: 
     return problems
 
 
+def absent_frames(name: str, error: DataError) -> list[Problem]:
+    """What a clip that cannot be located lacks: one problem a frame, or one for all after the end of a recording."""
+    if isinstance(error, MissingFramesError) and not isinstance(error, TooShortError):
+        return [Problem("missing", name, f"the frame {path} is missing") for path in error.missing]
+    kind = "too short" if isinstance(error, TooShortError) else "missing"
+    return [Problem(kind, name, str(error).removeprefix(f"{name}: "))]
+
+
 def check_videos(dataset: VideoScoreDataset, decode: bool, at_once: int) -> Iterator[list[Problem]]:
     """Problems of every sample, one list a sample."""
-    index, clips = dataset.frame_index(), []
+    index = dataset.frame_index()
+    clips: list[Clip] = []
+    absent: list[list[Problem]] = []
     for performance in dataset.performances:
         try:
-            clips.append(dataset.locate(performance, index, dataset.shift if performance.part == "train" else 0))
+            clip, problems = dataset.locate(performance, index, dataset.shift if performance.part == "train" else 0), []
         except DataError as error:
-            kind = "too short" if isinstance(error, TooShortError) else "missing"
-            yield [Problem(kind, performance.name, str(error).removeprefix(f"{performance.name}: "))]
+            rest = error.rest if isinstance(error, MissingFramesError) else None
+            clip, problems = rest or Clip(performance.name), absent_frames(performance.name, error)
+        clips.append(clip)
+        absent.append(problems)
     check = partial(check_clip, size=dataset.frame_size, decode=decode, load_truncated=dataset.args.load_truncated)
     # A Ctrl-C reaches every process; the others are ended by this one.
     with ProcessPoolExecutor(at_once, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)) as pool:
-        yield from pool.map(check, clips)
+        for missing, unreadable in zip(absent, pool.map(check, clips), strict=True):
+            yield missing + unreadable
 
 
 def check_features(dataset: VideoScoreDataset) -> Iterator[list[Problem]]:

@@ -5,7 +5,7 @@
 
 FEATURES/<sample>.npy holds (windows, width) float32, FEATURES/features.json how they were made. Clips are cropped in
 the middle and not augmented. What is there already is kept, so an interrupted extraction goes on where it stopped.
-Options of the stream and the backbone are taken too.
+Options of the stream and the backbone are taken too; a --clip_cache is shared with runs that learn from the videos.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
@@ -20,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+# Before torch is imported: see main.py.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
 import torch
@@ -28,7 +31,8 @@ from tqdm import tqdm
 from backbone import ContinualBackbone, get_backbone
 from backbone.utils.windows import WindowedBackbone
 from datasets import get_dataset
-from datasets.utils.clips import ClipSource
+from datasets.utils.annotations import Performance
+from datasets.utils.clips import ClipSource, FrameIndex
 from datasets.utils.features import feature_path
 from datasets.utils.video_dataset import VideoScoreDataset
 from utils.args import parse_args
@@ -83,30 +87,61 @@ def check_folder(folder: Path, description: dict[str, Any]) -> None:
         raise UsageError(f"{folder} holds features that were made otherwise: {changes}; choose another --out")
 
 
-@torch.no_grad()
 def extract(dataset: VideoScoreDataset, network: ContinualBackbone, folder: Path, batch_size: int) -> int:
     """Write the feature files that are missing; returns how many samples could not be read."""
-    device = next(network.parameters()).device
-    transform = dataset.get_normalization_transform()
-    missing = [each for each in dataset.performances if not feature_path(folder, each.name).exists()]
-    clips, _, problems = dataset.locate_all(missing, dataset.frame_index())
+    index = dataset.frame_index()
+    problems = []
+    for part in ("train", "test"):
+        performances = [each for each in dataset.performances if each.part == part]
+        missing = {each.name for each in performances if not feature_path(folder, each.name).exists()}
+        if missing:
+            source, left_out = open_clips(dataset, index, performances, missing)
+            rows = np.array([row for row, clip in enumerate(source.clips) if clip.name in missing], dtype=np.int64)
+            problems += left_out + extract_rows(dataset, network, folder, source, rows, batch_size)
+    for problem in problems:
+        print(f"left out: {problem}", file=sys.stderr)
+    return len(problems)
+
+
+def open_clips(
+    dataset: VideoScoreDataset, index: FrameIndex, performances: list[Performance], missing: set[str]
+) -> tuple[ClipSource, list[str]]:
+    """The clips to read, and messages about those `missing` features whose frames are not there.
+
+    With `--clip_cache` they are all clips of a part of the stream, with the frames that training may move them by: that
+    is what training caches.
+    """
+    cache = getattr(dataset.args, "clip_cache", None)
+    margin = dataset.shift if cache and performances[0].part == "train" else 0
+    wanted = performances if cache else [each for each in performances if each.name in missing]
+    clips, kept, left_out = dataset.locate_all(wanted, index, margin)
+    absent = [each.name for position, each in enumerate(wanted) if position not in set(kept)]
     source = ClipSource(
         clips, dataset.frame_size, skip_corrupt=True, load_truncated=dataset.args.load_truncated,
-        n_frames=dataset.n_clip_frames,
+        cache=Path(cache) if cache else None, n_frames=dataset.n_clip_frames + 2 * margin,
     )  # fmt: skip
-    for start in tqdm(range(0, len(clips), batch_size), unit=" batches", disable=not sys.stderr.isatty()):
-        indices = np.arange(start, min(start + batch_size, len(clips)))
+    return source, [problem for name, problem in zip(absent, left_out, strict=True) if name in missing]
+
+
+@torch.no_grad()
+def extract_rows(
+    dataset: VideoScoreDataset, network: ContinualBackbone, folder: Path, source: ClipSource, rows: np.ndarray, n: int
+) -> list[str]:
+    """Write the features of these clips, `n` at a time; returns messages about those that cannot be read."""
+    device = next(network.parameters()).device
+    transform = dataset.get_normalization_transform()
+    problems = []
+    for start in tqdm(range(0, len(rows), n), unit=" batches", disable=not sys.stderr.isatty()):
+        indices = rows[start : start + n]
         raw, kept, unread = source.read(indices)
         problems += unread
         if not kept:
             continue
         features = window_features(network, transform(raw.to(device))).float().cpu().numpy()
         for position, array in zip(kept, features, strict=True):
-            path = feature_path(folder, clips[indices[position]].name)
+            path = feature_path(folder, source.clips[indices[position]].name)
             write_atomically(path, lambda file, array=array: np.save(file, array))  # type: ignore[misc]
-    for problem in problems:
-        print(f"left out: {problem}", file=sys.stderr)
-    return len(problems)
+    return problems
 
 
 def window_features(network: ContinualBackbone, clips: torch.Tensor) -> torch.Tensor:

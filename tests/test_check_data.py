@@ -140,6 +140,43 @@ def test_a_frame_missing_in_the_middle_is_named(check: Check, tmp_path: Path) ->
     assert out.count(f"the frame {root / '01' / '00000051.jpg'} is missing") == 6
 
 
+@pytest.mark.parametrize("name", ["mtl-aqa", "finediving"])
+def test_every_missing_frame_is_counted_and_the_others_are_read(check: Check, tmp_path: Path, name: str) -> None:
+    root = SMALL[name](tmp_path)
+    folder = one_folder(root, name)
+    paths = sorted(folder.iterdir())
+    # Of mtl-aqa, the frames that the first dive alone needs lie at the start of the recording.
+    lost, broken = (paths[:3], paths[3]) if name == "mtl-aqa" else (paths[1:4], paths[5])
+    words = ("--clip_frames", "103", "--temporal_shift", "0") if name == "mtl-aqa" else ("--clip_frames", "9")
+    for path in lost:
+        path.unlink()
+    trees.truncate(broken)
+    code, out, _ = check(name, root, *words)
+    assert code == 3
+    n = {"mtl-aqa": 2, "finediving": 1}[name]
+    assert counts(out)["not"] == n
+    assert {kind: counts(out)[kind] for kind in ("missing", "unreadable")} == {
+        "mtl-aqa": {"missing": 3, "unreadable": 2},
+        "finediving": {"missing": 3, "unreadable": 1},
+    }[name]
+    assert all(out.count(f"the frame {path} is missing") == 1 for path in lost)
+    assert str(broken) in out
+    code, out, _ = check(name, root, *words, "--decode", "False")
+    assert (code, counts(out)["missing"], "unreadable" in counts(out)) == (3, 3, False)
+
+
+def test_the_frames_of_a_recording_that_ends_too_early_are_read(check: Check, tmp_path: Path) -> None:
+    root = SMALL["aqa7"](tmp_path)
+    folder = one_folder(root, "aqa7")
+    (folder / "img_00069.jpg").unlink()
+    (folder / "img_00103.jpg").unlink()
+    trees.truncate(folder / "img_00035.jpg")
+    code, out, _ = check("aqa7", root)
+    assert code == 3
+    assert counts(out) == {"samples": 6, "complete": 5, "not": 1, "unreadable": 1, "too short": 1}
+    assert f"too short: diving/002: the frame {folder / 'img_00069.jpg'} is missing, and 1 more" in out
+
+
 def test_a_recording_that_ends_too_early_is_told_from_one_that_lacks_frames(check: Check, tmp_path: Path) -> None:
     root = SMALL["mtl-aqa"](tmp_path)
     for number in range(113, 122):

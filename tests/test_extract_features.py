@@ -18,6 +18,7 @@ import torch
 
 from backbone import get_backbone
 from datasets import get_dataset
+from datasets.utils import clips
 from datasets.utils.video_dataset import VideoScoreDataset
 from main import main as run_main
 from scripts.extract_features import main
@@ -25,6 +26,7 @@ from tests.conftest import ROOT, Finished
 from tests.datasets import trees
 from utils.args import parse_args
 from utils.conf import set_random_seed
+from utils.config import dump_config
 from utils.errors import DataError
 
 C3D = ["--backbone", "c3d", "--width", "8"]
@@ -212,6 +214,46 @@ def test_features_that_are_made_otherwise_are_refused(
     }
 
 
+def no_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clips, "read_frame", lambda *args: pytest.fail("a frame was decoded"))
+
+
+@pytest.mark.parametrize("n_frames", ["20", "103"])  # only a clip of 103 may move in time
+def test_the_cache_of_clips_is_that_of_training(
+    mtl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_frames: str
+) -> None:
+    words = options("mtl-aqa", mtl, "--clip_frames", n_frames)
+    cache = ["--clip_cache", str(tmp_path / "cache")]
+    assert main([*words, "--out", str(tmp_path / "without")]) == 0
+    assert main([*words, *cache, "--out", str(tmp_path / "filling")]) == 0
+    assert len(list((tmp_path / "cache").glob("*.clips"))) == 2
+    no_decoding(monkeypatch)
+    dataset = get_dataset(parse_args(["--model", "sgd", *words, *cache]))
+    raw = dataset.samples.train.read(np.arange(12))[0]
+    assert raw.shape[2] == (109 if n_frames == "103" else 20)
+    dataset.samples.test.read(np.arange(6))
+    assert main([*words, *cache, "--out", str(tmp_path / "filled")]) == 0
+    for name, wanted in extracted(tmp_path / "without").items():
+        for how in ("filling", "filled"):
+            np.testing.assert_allclose(extracted(tmp_path / how)[name], wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_features_that_are_added_come_from_the_same_cache(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*options("aqa-manifest", small), "--clip_cache", str(tmp_path / "cache"), "--out", str(tmp_path / "f")]
+    assert main(words) == 0
+    (tmp_path / "f" / "ann" / "001.npy").unlink()
+    no_decoding(monkeypatch)
+    assert main(words) == 0
+    assert len(list((tmp_path / "cache").glob("*.clips"))) == 2
+    shutil.rmtree(tmp_path / "cache")
+    capsys.readouterr()
+    assert main(words) == 0
+    assert capsys.readouterr().err == ""  # where nothing is missing, no space is taken
+    assert not (tmp_path / "cache").exists()
+
+
 @pytest.mark.parametrize(
     "words", [["--fewshot", "1"], ["--n_tasks", "2"], ["--score_head", "usdl"], ["--temporal_shift", "0"]]
 )
@@ -236,6 +278,56 @@ def test_weights_of_another_file_are_told_apart_by_their_content(
     assert main([*words, str(tmp_path / "6" / "c3d.pth")]) == 2
     assert "weights_digest" in capsys.readouterr().err
     assert main([*words, str(tmp_path / "absent.pth")]) == 3
+
+
+def c3d_weights(path: Path, small: Path, public: bool = True) -> Path:
+    """Weights of a C3D, under the names of c3d.pickle or ours."""
+    args = parse_args(["--model", "sgd", *options("aqa-manifest", small)])
+    get_dataset(args)
+    args.score_head = None
+    torch.manual_seed(5)
+    state = get_backbone(args).state_dict()
+    if public:
+        names = {"classifier.1": "fc7", "classifier.4": "fc8"}
+        for ours, theirs in names.items():
+            state = {key.replace(ours, theirs): value for key, value in state.items()}
+    torch.save(state, path)
+    return path
+
+
+def test_public_weights_of_c3d_see_pixels_as_they_were_trained(small: Path, tmp_path: Path) -> None:
+    """0-255 in the order blue, green, red, less (90, 98, 102)."""
+    path = c3d_weights(tmp_path / "c3d.pickle", small)
+    words = [*options("aqa-manifest", small), "--backbone_weights", str(path)]
+    args = parse_args(["--model", "sgd", *words])
+    dataset = get_dataset(args)
+    assert isinstance(dataset, VideoScoreDataset)
+    assert args.pixel_scale == "c3d"
+    assert f"pixel_scale: c3d  # public weights {path}" in dump_config(args)
+    raw = torch.zeros(1, 3, 4, 36, 48, dtype=torch.uint8)
+    raw[:, 0], raw[:, 2] = 10, 200
+    seen = dataset.get_normalization_transform()(raw)
+    torch.testing.assert_close(seen[0, :, 0, 0, 0], torch.tensor([110.0, -98.0, -92.0]))
+    assert main([*words, "--out", str(tmp_path / "f")]) == 0
+    assert json.loads((tmp_path / "f" / "features.json").read_text())["pixel_scale"] == "c3d"
+
+
+def test_a_chosen_scale_of_pixels_stays(small: Path, tmp_path: Path) -> None:
+    path = c3d_weights(tmp_path / "c3d.pickle", small)
+    words = ["--model", "sgd", *options("aqa-manifest", small), "--backbone_weights", str(path)]
+    assert parse_args([*words, "--pixel_scale", "imagenet"]).pixel_scale == "imagenet"
+    (tmp_path / "own.yaml").write_text("pixel_scale: signed\n")
+    assert parse_args([*words, "--config", str(tmp_path / "own.yaml")]).pixel_scale == "signed"
+
+
+def test_weights_that_do_not_tell_their_scale_of_pixels_leave_the_default(small: Path, tmp_path: Path) -> None:
+    words = ["--model", "sgd", *options("aqa-manifest", small), "--backbone_weights"]
+    own = c3d_weights(tmp_path / "ours.pth", small, public=False)
+    assert parse_args([*words, str(own)]).pixel_scale == "imagenet"
+    assert parse_args([*words, str(tmp_path / "absent.pth")]).pixel_scale == "imagenet"
+    public = c3d_weights(tmp_path / "c3d.pickle", small)
+    changed = ["mlp" if word == "c3d" else word for word in words if word not in ("--width", "8")]
+    assert parse_args([*changed, str(public)]).pixel_scale == "imagenet"
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1, 2]", b"\xff"])

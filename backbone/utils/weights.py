@@ -38,6 +38,8 @@ SIGNATURES: tuple[tuple[str, tuple[int, ...] | None, str], ...] = (
     (r"blocks\.0\.conv\.conv_t\.weight", None, "X3D"),
     (r"visual\.(class_embedding|conv1\.weight)", None, "CLIP"),
 )
+# Entries of c3d.pickle and of c3d-pretrained.pth; our own checkpoints of C3D have neither.
+PUBLIC_C3D = ("fc7.weight", "features.18.weight")
 
 
 @dataclass
@@ -77,15 +79,7 @@ def load_weights(network: nn.Module, path: Path) -> LoadReport:
         DataError: the file cannot be read, or anything but the head is missing, left over or of another shape, or no
             tensor fits. The message says what network the file looks like, where it can be recognised.
     """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise DataError(f"cannot read the weights {path}: {error.strerror or error}") from error
-    except Exception as error:  # torch's reader meets a file of another kind with almost any exception
-        raise DataError(
-            f"cannot read the weights {path}: damaged, or no PyTorch checkpoint ({type(error).__name__}: {error})"
-        ) from error
-    entries = _state_dict(content, path)
+    entries = _read(path)
     stripped = {_strip(key): value for key, value in entries.items()}
     state = getattr(network, "rename_keys", dict)(stripped)
     if len(state) < len(entries):
@@ -111,6 +105,15 @@ def load_weights(network: nn.Module, path: Path) -> LoadReport:
     return report
 
 
+def public_pixel_scale(path: Path) -> str | None:
+    """`--pixel_scale` that the public files of C3D were trained with; None for any other file, which does not tell.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    return "c3d" if {_strip(key) for key in _read(path)}.intersection(PUBLIC_C3D) else None
+
+
 def architecture(state: Mapping[str, Tensor]) -> str | None:
     """What network a state dict without prefixes is from, in words; None if it is none that is known."""
     for pattern, kernel, name in SIGNATURES:
@@ -127,6 +130,19 @@ def _hint(state: dict[str, Tensor], own: dict[str, Tensor], trouble: list[str], 
     if trouble and shapes_differ.issuperset(trouble):
         return "\nThe names fit, the shapes do not: another --width, or another number of input channels?"
     return ""
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """The entries of a checkpoint, with the prefixes of wrappers."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise DataError(f"cannot read the weights {path}: {error.strerror or error}") from error
+    except Exception as error:  # torch's reader meets a file of another kind with almost any exception
+        raise DataError(
+            f"cannot read the weights {path}: damaged, or no PyTorch checkpoint ({type(error).__name__}: {error})"
+        ) from error
+    return _state_dict(content, path)
 
 
 def _state_dict(content: object, path: Path) -> dict[str, Tensor]:

@@ -31,8 +31,9 @@ class ClipCache:
     The file `<key>.clips` is a header of one page (JSON, padded with spaces), then 8 bytes a clip (little-endian; 0:
     absent, else 2^32 + CRC-32), padded to whole pages, then the clips, uint8. `<key>.json` beside it says in words what
     is in it. All of its space is reserved at the start. A clip is written and flushed before its entry is set, and an
-    entry is never taken back: readers need no lock, and a process killed at any moment loses the clip it was writing.
-    Two processes that write the same clip write the same bytes.
+    entry is taken back only of a clip that does not match it, so that it is decoded again: readers need no lock, and a
+    process killed at any moment loses the clip it was writing. Two processes that write the same clip write the same
+    bytes.
 
     Clips are copied with `pread`, not through a mapping of the file: batches are copies anyway, both come from the
     system's page cache, and a file that is cut off or a disk that fails is an error here, where touching a mapping
@@ -47,7 +48,7 @@ class ClipCache:
 
     Raises:
         StorageError: the file cannot be made, or does not fit on the disk.
-        DataError: the file is damaged.
+        DataError: the file has another size or header than it should.
     """
 
     def __init__(self, folder: Path, key: str, shape: Sequence[int], names: Sequence[str], decoder: str) -> None:
@@ -59,6 +60,7 @@ class ClipCache:
         self.n_bytes = self._data_start + self.n_clips * self.clip_bytes
         self._header = json.dumps({"decoded clips": 1, "key": key, "shape": list(shape)}).encode().ljust(PAGE)
         self._verified = np.zeros(self.n_clips, bool)
+        self._told = np.zeros(self.n_clips, bool)
         self._file: Any = None
         self._writable = True
         if not self.path.exists():
@@ -88,15 +90,18 @@ class ClipCache:
     def read(self, rows: np.ndarray, out: np.ndarray) -> np.ndarray:
         """Copy the clips that are there to their places in a batch; each is verified when this process first reads it.
 
+        A clip that does not match its checksum is named once, and counts as not there from then on.
+
         Args:
             rows: (B,) which clips.
             out: (B, 3, T, height, width) uint8, contiguous.
 
         Returns:
-            (B,) bool: whether the clip was there; places of the others are not touched.
+            (B,) bool: whether the clip was there; places of the others may hold anything.
 
         Raises:
-            DataError: a clip does not match its checksum, or the file was cut off.
+            DataError: the file was cut off.
+            StorageError: the disk does not give it back.
         """
         present = np.zeros(len(rows), bool)
         for position, row in enumerate(map(int, rows)):
@@ -106,7 +111,8 @@ class ClipCache:
             self._fill(out[position], self._data_start + row * self.clip_bytes)
             if not self._verified[row]:
                 if entry != PRESENT + zlib.crc32(out[position].data):
-                    raise self._damaged(f"clip {self.names[row]} does not match its checksum")
+                    self._forget(row)
+                    continue
                 self._verified[row] = True
             present[position] = True
         return present
@@ -128,11 +134,31 @@ class ClipCache:
                 rest, place = rest[n_written:], place + n_written
             # The entry must not reach the disk before the clip does.
             os.fsync(descriptor)
-            entry = PRESENT + zlib.crc32(clip.data)
-            os.pwrite(descriptor, entry.to_bytes(ENTRY_BYTES, "little"), PAGE + ENTRY_BYTES * row)
+            self._set_entry(row, PRESENT + zlib.crc32(clip.data))
         except OSError as error:
-            self._writable = False
-            print(f"clip cache: cannot write {self.path}: {error}. Going on without adding to it", file=sys.stderr)
+            self._give_up_writing(error)
+
+    def _forget(self, row: int) -> None:
+        """Take back the entry of a damaged clip: a kill before it is written anew then leaves it absent."""
+        if not self._told[row]:
+            self._told[row] = True
+            print(
+                f"clip cache: row {row} of {self.path}, clip {self.names[row]}, does not match its checksum; it is "
+                "decoded again from the original frames",
+                file=sys.stderr,
+            )
+        if self._writable:
+            try:
+                self._set_entry(row, 0)
+            except OSError as error:
+                self._give_up_writing(error)
+
+    def _set_entry(self, row: int, entry: int) -> None:
+        os.pwrite(self._open().fileno(), entry.to_bytes(ENTRY_BYTES, "little"), PAGE + ENTRY_BYTES * row)
+
+    def _give_up_writing(self, error: OSError) -> None:
+        self._writable = False
+        print(f"clip cache: cannot write {self.path}: {error}. Going on without adding to it", file=sys.stderr)
 
     def _entry(self, row: int) -> int:
         return int.from_bytes(self._read_bytes(PAGE + ENTRY_BYTES * row, ENTRY_BYTES), "little")
@@ -149,7 +175,10 @@ class ClipCache:
             try:
                 n_read = os.preadv(descriptor, [rest], place)
             except OSError as error:
-                raise self._damaged(str(error)) from error
+                raise StorageError(
+                    f"cannot read the clip cache {self.path}: {error}. Name another folder with --clip_cache, or leave "
+                    "it out"
+                ) from error
             if not n_read:
                 raise self._damaged("it ends too early")
             rest, place = rest[n_read:], place + n_read

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
+from collections.abc import Sequence
 from pathlib import Path
 
 from datasets.utils.clips import Clip, FrameIndex
@@ -35,7 +36,21 @@ def renumbered(path: Path, number: int) -> Path:
     return path.with_name(f"{path.stem[: len(path.stem) - width]}{number:0{width}d}{path.suffix}")
 
 
-class TooShortError(DataError):
+class MissingFramesError(DataError):
+    """Frames of a clip are missing.
+
+    Attributes:
+        missing: their files, where they can be named.
+        rest: a clip of the frames that are there, where that is known.
+    """
+
+    def __init__(self, message: str, missing: Sequence[Path] = (), rest: Clip | None = None) -> None:
+        super().__init__(message)
+        self.missing = missing
+        self.rest = rest
+
+
+class TooShortError(MissingFramesError):
     """A recording ends before the frames that are wanted."""
 
 
@@ -78,7 +93,8 @@ class Recording:
         if len(positions) and int(positions.max()) >= len(self):
             raise TooShortError(
                 f"{self.label}: frame {int(positions.max()) + 1} is wanted, but {self.video or self.files[0].parent} "
-                f"is too short: it has {len(self)}"
+                f"is too short: it has {len(self)}",
+                rest=self.clip(positions[positions < len(self)]),
             )
         if self.video is not None:
             return Clip(self.label, video=self.video, numbers=tuple(int(position) for position in positions))
@@ -88,11 +104,13 @@ class Recording:
         """The frames with these numbers, as their files are named; of a video file the first frame is number 1.
 
         Raises:
-            DataError: a frame is missing; its file is named. A TooShortError if there is none after it either.
+            MissingFramesError: frames are missing; the file of the first is named. A TooShortError if all of them come
+                after the last one there is.
         """
         if self.video is not None:
             return self.clip(numbers - 1)
-        frames = []
+        frames: list[Path] = []
+        missing: dict[Path, int] = {}
         position = -1
         for number in map(int, numbers):
             position += 1
@@ -101,10 +119,15 @@ class Recording:
                 position = bisect_left(self.files, number, key=frame_number)
                 path = self.files[position] if position < len(self.files) else None
             if path is None or frame_number(path) != number:
-                kind = TooShortError if number > self.last_number else DataError
-                raise kind(f"{self.label}: the frame {renumbered(self.files[0], number)} is missing")
-            frames.append(path)
-        return Clip(self.label, frames=tuple(frames))
+                missing[renumbered(self.files[0], number)] = number
+            else:
+                frames.append(path)
+        clip = Clip(self.label, frames=tuple(frames))
+        if missing:
+            kind = TooShortError if min(missing.values()) > self.last_number else MissingFramesError
+            more = f", and {len(missing) - 1} more" if len(missing) > 1 else ""
+            raise kind(f"{self.label}: the frame {next(iter(missing))} is missing{more}", list(missing), clip)
+        return clip
 
     @property
     def first_number(self) -> int:

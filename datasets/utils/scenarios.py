@@ -230,8 +230,8 @@ def _official_shots(ordered: Indices, shots: int, stride: str) -> Indices:
     n = len(ordered)
     if n <= shots:
         return ordered[1:]
-    step = n // shots if stride == "floor" else n / shots
-    return ordered[(np.arange(shots) * step).astype(np.int64)]
+    picks = np.arange(shots)
+    return ordered[picks * (n // shots) if stride == "floor" else picks * n // shots]
 
 
 def _rest(n: int, taken: list[Indices]) -> Indices:

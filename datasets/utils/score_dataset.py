@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from backbone.utils.heads import HEADS
+from backbone.utils.weights import public_pixel_scale
 from datasets.utils import scenarios
 from datasets.utils.continual_dataset import ContinualDataset, Samples
 from datasets.utils.scenarios import Split
@@ -126,6 +128,17 @@ class ScoreDataset(ContinualDataset):
     @classmethod
     def resolve_setting(cls, args: Namespace) -> str:
         return "group-il" if getattr(args, "tasks_by", "grade") == "group" else "grade-il"
+
+    @classmethod
+    def check_options(cls, args: Namespace) -> None:
+        """As of every stream. Public weights of C3D bring the `--pixel_scale` that they were trained with, unless
+        another was chosen."""
+        super().check_options(args)
+        weights, sources = getattr(args, "backbone_weights", None), getattr(args, "sources", {})
+        if weights and args.backbone == "c3d" and sources.get("pixel_scale") == "default" and Path(weights).is_file():
+            scale = public_pixel_scale(Path(weights))
+            if scale:
+                args.pixel_scale, sources["pixel_scale"] = scale, f"public weights {weights}"
 
     def group_names(self) -> list[str]:
         """The groups in the order of their tasks; may read annotations, but no sample."""

@@ -1,4 +1,4 @@
-"""Reading frames of video files by their number, with PyAV."""
+"""Reading frames of video files by their number, with PyAV, or with torchcodec where that alone is installed."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from datasets.utils import torchcodec_frames
 from datasets.utils.sources import resized, why_unreadable
 from utils.errors import DataError, UsageError
 
@@ -49,16 +50,21 @@ def n_video_frames(path: Path) -> int:
 
     Raises:
         DataError: the file is missing or no video.
-        UsageError: PyAV is not installed.
+        UsageError: neither PyAV nor torchcodec is installed.
     """
+    version = _version(path)
+    if _uses_torchcodec():
+        return _count_with_torchcodec(path, *version)
     packets = _packets(path)
-    return len(packets.shown) if packets else _count_decoded(path, *_version(path))
+    return len(packets.shown) if packets else _count_decoded(path, *version)
 
 
 def read_video(path: Path, numbers: Sequence[int], size: tuple[int, int], load_truncated: bool = False) -> np.ndarray:
     """Decode frames of a video, upright (as its rotation flag says), resized (bilinear).
 
-    The n-th frame is the n-th (from 0) that decoding the whole file gives, for any codec and any spacing in time.
+    The n-th frame is the n-th (from 0) that decoding the whole file gives, for any codec and any spacing in time. PyAV
+    begins at the key frame before the first one; torchcodec decodes from the start of the file, and does not tell
+    damaged frames.
 
     Args:
         path: the video.
@@ -71,13 +77,15 @@ def read_video(path: Path, numbers: Sequence[int], size: tuple[int, int], load_t
 
     Raises:
         DataError: the file is missing, no video, damaged, or has fewer frames.
-        UsageError: PyAV is not installed.
+        UsageError: neither PyAV nor torchcodec is installed.
     """
     wanted = np.asarray(numbers, dtype=np.int64)
     if (np.diff(wanted, prepend=0) < 0).any():
         raise ValueError(f"frame numbers must ascend from 0 on, these do not: {list(numbers)}")
     if not len(wanted):
         return np.empty((0, *size, 3), np.uint8)
+    if _uses_torchcodec():
+        return _read_with_torchcodec(path, wanted, size)
     try:
         return _read_frames(path, wanted, size, load_truncated, seek=True)
     except _NotExactError:
@@ -103,8 +111,24 @@ def _read_frames(path: Path, wanted: np.ndarray, size: tuple[int, int], load_tru
             n_read += n_same
         if n_read == len(wanted):
             return frames
-    raise DataError(
-        f"{path} has no readable frame {wanted[n_read]}, the last is {number}. "
+    raise _no_frame(path, wanted[n_read], last=number)
+
+
+def _read_with_torchcodec(path: Path, wanted: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    _version(path)
+    chosen: dict[int, np.ndarray] = {}
+    number = -1
+    for number, frame in enumerate(torchcodec_frames.frames_in_order(path)):
+        if number in wanted:
+            chosen[number] = np.asarray(resized(Image.fromarray(frame), size))
+        if number == wanted[-1]:
+            return np.stack([chosen[each] for each in wanted.tolist()])
+    raise _no_frame(path, int(wanted[wanted > number][0]), last=number)
+
+
+def _no_frame(path: Path, number: int, last: int) -> DataError:
+    return DataError(
+        f"{path} has no readable frame {number}, the last is {last}. "
         "Restore the file, or leave such samples out with --skip_corrupt 1"
     )
 
@@ -206,12 +230,27 @@ def _unreadable_video(path: Path, error: Exception) -> DataError:
     )
 
 
+@lru_cache(maxsize=64)
+def _count_with_torchcodec(path: Path, n_bytes: int, changed: int) -> int:
+    return torchcodec_frames.n_frames(path)
+
+
+def _uses_torchcodec() -> bool:
+    try:
+        import_av()
+    except UsageError:
+        if torchcodec_frames.video_decoder() is None:
+            raise
+        return True
+    return False
+
+
 def import_av() -> Any:
     try:
         import av
     except ImportError as error:
         raise UsageError(
-            "video files are read with PyAV, which is not installed: pip install -r requirements-video.txt, "
-            "or extract the frames to image files"
+            "video files are read with PyAV (or torchcodec), which is not installed: pip install -r "
+            "requirements-video.txt, or extract the frames to image files"
         ) from error
     return av

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backbone import ContinualBackbone, get_backbone
-from backbone.utils.weights import WRAPPERS, load_weights
+from backbone.utils.weights import WRAPPERS, load_weights, public_pixel_scale
 from utils.errors import DataError
 from utils.torchvision_import import import_torchvision
 
@@ -242,6 +242,15 @@ def test_the_backbone_weights_option_loads_and_prints_the_report(
     printed = capsys.readouterr().out
     assert "20 tensors loaded" in printed
     assert "missing (2): classifier.4.bias, classifier.4.weight" in printed
+
+
+@pytest.mark.parametrize("wrapping", ["plain", "module. prefix", "under state_dict"])
+@pytest.mark.parametrize(("layout", "scale"), [("flat", "c3d"), ("sequential", "c3d"), ("ours", None)])
+def test_public_files_of_c3d_tell_the_scale_of_their_pixels(
+    tmp_path: Path, layout: str, scale: str | None, wrapping: str
+) -> None:
+    torch.save(WRAPPINGS[wrapping](LAYOUTS[layout](c3d(seed=1))), tmp_path / "weights.pth")
+    assert public_pixel_scale(tmp_path / "weights.pth") == scale
 
 
 SMALL = {

@@ -150,16 +150,40 @@ def test_what_spreadsheets_write_is_read_alike(tree: Path, tmp_path: Path, rows:
     assert described(stream(tmp_path)) == described(stream(tree))
 
 
-@pytest.mark.parametrize(
-    ("old", "new"), [("id", "sample_id"), ("id", "Sample ID"), ("frames", "frame_dir"), ("frames", "frame folder")]
-)
+SPELT = {
+    "id": ("sample_id", "sample id", "Sample ID", "SAMPLE-ID"),
+    "frames": ("frame_folder", "frame folder", "frame_dir", "frame dir", "Frame-Folder", "frame  folder"),
+    "start": ("start_frame",),
+    "end": ("End Frame",),
+}
+
+
+@pytest.mark.parametrize(("old", "new"), [(old, new) for old, names in SPELT.items() for new in names])
 def test_other_spellings_of_columns_are_understood(tree: Path, tmp_path: Path, rows: Any, old: str, new: str) -> None:
     path = manifest(tree, tmp_path, [{new if key == old else key: cell for key, cell in row.items()} for row in rows])
     assert described(stream(tmp_path, "--manifest", str(path))) == described(stream(tree))
 
 
+@pytest.mark.parametrize("new", ["video_file", "video file", "video_path", "Video Path", "video-file"])
+def test_other_spellings_of_the_column_of_videos_are_understood(tmp_path: Path, new: str) -> None:
+    rows = [{"id": part, "score": 3, "split": part, new: f"{part}.mp4"} for part in ("train", "test")]
+    path = trees.write_manifest(tmp_path / "m.csv", rows)
+    dataset = stream(tmp_path, "--manifest", str(path))
+    assert [each.place for each in dataset.performances] == [{"video": "train.mp4"}, {"video": "test.mp4"}]
+
+
+@pytest.mark.parametrize("new", ["feature_file", "feature file", "feature_path", "feature path", "Feature-Path"])
+def test_other_spellings_of_the_column_of_features_are_understood(tmp_path: Path, new: str) -> None:
+    root = trees.manifest_of_features(tmp_path)
+    path = root / "manifest.csv"
+    path.write_text(path.read_text().replace("features", new, 1))
+    dataset = stream(root, "--backbone", "clip-features")
+    assert dataset.feature_file(dataset.performances[0]) == root / "taken" / "0.npy"
+
+
 def test_columns_of_the_users_own_are_left_alone(tree: Path, tmp_path: Path, rows: Any) -> None:
-    path = manifest(tree, tmp_path, [{**row, "remark": "a, b", "hospital": 3} for row in rows])
+    own = {"remark": "a, b", "hospital": 3, "body mass": 60, "body-mass": 61}
+    path = manifest(tree, tmp_path, [{**row, **own} for row in rows])
     assert described(stream(tmp_path, "--manifest", str(path))) == described(stream(tree))
 
 
@@ -271,9 +295,14 @@ def test_a_misspelt_column_is_named_with_the_right_one(
     assert f"unknown column '{wrong}'; did you mean {right}?" in message
 
 
-def test_a_column_twice_is_refused(tree: Path, tmp_path: Path, rows: Any) -> None:
-    message = refused(tree, tmp_path, [{**row, "sample_id": 0} for row in rows])
-    assert "names a column twice" in message
+@pytest.mark.parametrize(
+    ("name", "other"), [("id", "sample_id"), ("frames", "frame folder"), ("score", "Score"), ("group", " group")]
+)
+def test_two_spellings_of_one_column_are_refused_with_both(
+    tree: Path, tmp_path: Path, rows: Any, name: str, other: str
+) -> None:
+    message = refused(tree, tmp_path, [{**row, other: 0} for row in rows])
+    assert f"names a column twice: '{name}', '{other.strip()}' are all '{name}'" in message
 
 
 def test_a_row_with_more_cells_than_columns_is_refused(tree: Path, tmp_path: Path, rows: Any) -> None:

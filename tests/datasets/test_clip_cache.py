@@ -28,6 +28,8 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 SIZE = (16, 20)
 N, T = 6, 4
 CLIP_BYTES = 3 * T * SIZE[0] * SIZE[1]
+# Where the bytes of the fourth clip begin.
+DATA = 2 * PAGE + 3 * CLIP_BYTES
 MESSAGE = "Delete this file"
 
 
@@ -73,6 +75,16 @@ def no_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("a frame was decoded")
 
     monkeypatch.setattr(clips, "read_frame", refuse)
+
+
+def fail(*args: object) -> None:
+    raise OSError(5, "Input/output error")
+
+
+def forbid_writing(path: Path, mode: str, **options: object) -> object:
+    if mode != "rb":
+        raise PermissionError(13, "Permission denied")
+    return open(path, mode, **options)
 
 
 # Same bits
@@ -290,10 +302,6 @@ def test_a_run_goes_on_when_clips_cannot_be_added(
     source = cached(tree, tmp_path)
     source.read(np.arange(2))
     decoded = everything(ClipSource(tree, SIZE))
-
-    def fail(*args: object) -> None:
-        raise OSError(5, "Input/output error")
-
     monkeypatch.setattr(os, "pwrite", fail)
     capsys.readouterr()
     for _ in range(2):
@@ -308,11 +316,6 @@ def test_a_cache_that_may_only_be_read_is_read(
     tree: list[Clip], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cached(tree, tmp_path).read(np.arange(2))
-
-    def forbid_writing(path: Path, mode: str, **options: object) -> object:
-        if mode != "rb":
-            raise PermissionError(13, "Permission denied")
-        return open(path, mode, **options)
 
     monkeypatch.setattr(clip_cache, "open", forbid_writing, raising=False)
     assert torch.equal(everything(cached(tree, tmp_path)), everything(ClipSource(tree, SIZE)))
@@ -330,29 +333,87 @@ def flip_byte(path: Path, place: int) -> None:
         file.write(bytes([byte ^ 1]))
 
 
-@pytest.mark.parametrize("offset", [0, CLIP_BYTES // 2, CLIP_BYTES - 1])
-def test_a_changed_byte_is_found_and_named_and_costs_no_other_clip(
-    tree: list[Clip], tmp_path: Path, offset: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("place", [PAGE + 8 * 3, PAGE + 8 * 3 + 4, *(DATA + at for at in (0, CLIP_BYTES - 1))])
+def test_a_changed_byte_costs_its_clip_alone_which_is_decoded_again(
+    tree: list[Clip], tmp_path: Path, place: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     decoded = everything(cached(tree, tmp_path))
-    flip_byte(cache_file(tmp_path), 2 * PAGE + 3 * CLIP_BYTES + offset)
-    no_decoding(monkeypatch)
+    whole = cache_file(tmp_path).read_bytes()
+    flip_byte(cache_file(tmp_path), place)
     source = cached(tree, tmp_path)
+    read = []
+    read_frame = clips.read_frame
+    monkeypatch.setattr(clips, "read_frame", lambda path, *more: read.append(path) or read_frame(path, *more))
+    capsys.readouterr()
     for _ in range(2):
-        with pytest.raises(DataError) as caught:
-            source.read(np.arange(N))
-        assert str(cache_file(tmp_path)) in str(caught.value)
-        assert "clip dive 3 does not match its checksum" in str(caught.value)
-        assert MESSAGE in str(caught.value)
-    rest = np.array([0, 1, 2, 4, 5])
-    assert torch.equal(source.read(rest)[0], decoded[rest])
+        assert torch.equal(everything(source), decoded)
+    assert sorted(read) == sorted(tree[3].frames)
+    warning = f"row 3 of {cache_file(tmp_path)}, clip dive 3, does not match its checksum; it is decoded again"
+    assert capsys.readouterr().err.count(warning) == 1
+    assert cache_file(tmp_path).read_bytes() == whole
+    no_decoding(monkeypatch)
+    assert torch.equal(everything(cached(tree, tmp_path)), decoded)
+    assert "checksum" not in capsys.readouterr().err
 
 
-def test_a_changed_checksum_is_found(tree: list[Clip], tmp_path: Path) -> None:
+def test_the_entry_of_a_damaged_clip_is_taken_back_before_the_clip_is_written(
+    tree: list[Clip], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     everything(cached(tree, tmp_path))
-    flip_byte(cache_file(tmp_path), PAGE + 8 * 3)
-    with pytest.raises(DataError, match="clip dive 3 does not match"):
-        cached(tree, tmp_path).read(np.arange(N))
+    flip_byte(cache_file(tmp_path), DATA)
+    source = cached(tree, tmp_path)
+    events = []
+    pwrite, fsync = os.pwrite, os.fsync
+    monkeypatch.setattr(os, "pwrite", lambda *args: events.append((args[2], len(args[1]))) or pwrite(*args))
+    monkeypatch.setattr(os, "fsync", lambda *args: events.append("flush") or fsync(*args))
+    everything(source)
+    assert events == [(PAGE + 8 * 3, 8), (DATA, CLIP_BYTES), "flush", (PAGE + 8 * 3, 8)]
+
+
+def test_a_damaged_clip_whose_frames_are_gone_is_refused_and_the_others_stay(
+    tree: list[Clip], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded = everything(cached(tree, tmp_path))
+    flip_byte(cache_file(tmp_path), DATA)
+    source = cached(tree, tmp_path)
+    content = tree[3].frames[1].read_bytes()
+    tree[3].frames[1].unlink()
+    with pytest.raises(DataError, match="clip dive 3: cannot read the frame"):
+        source.read(np.arange(N))
+    assert n_cached(tmp_path) == N - 1
+    tree[3].frames[1].write_bytes(content)
+    assert torch.equal(everything(source), decoded)
+    assert n_cached(tmp_path) == N
+
+
+@pytest.mark.parametrize("how", ["may not", "cannot"])
+def test_a_damaged_clip_in_a_cache_that_is_not_written_is_decoded_and_named_once(
+    tree: list[Clip], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], how: str
+) -> None:
+    decoded = everything(cached(tree, tmp_path))
+    flip_byte(cache_file(tmp_path), DATA)
+    if how == "may not":
+        monkeypatch.setattr(clip_cache, "open", forbid_writing, raising=False)
+    source = cached(tree, tmp_path)
+    if how == "cannot":
+        monkeypatch.setattr(os, "pwrite", fail)
+    for _ in range(3):
+        assert torch.equal(everything(source), decoded)
+    printed = capsys.readouterr().err
+    assert printed.count("clip dive 3, does not match its checksum") == 1
+    assert printed.count("cannot write") == (how == "cannot")
+    assert n_cached(tmp_path) == N
+
+
+def test_a_disk_that_does_not_give_clips_back_is_named_without_advice_to_delete(
+    tree: list[Clip], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = cached(tree, tmp_path)
+    everything(source)
+    monkeypatch.setattr(os, "preadv", fail)
+    with pytest.raises(StorageError, match=r"cannot read the clip cache .*\.clips: .*Input/output error") as caught:
+        everything(source)
+    assert MESSAGE not in str(caught.value)
 
 
 def test_each_clip_is_verified_once_in_a_process(

@@ -562,6 +562,7 @@ def test_without_pyav_a_video_is_a_usage_error_that_names_the_extra(
     tmp_path: Path, clips: list[Clip], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "av", None)
+    monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)
     path = tmp_path / "x.mp4"
     path.touch()
     with pytest.raises(UsageError, match=r"requirements-video\.txt"):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from datasets.utils.clips import FrameIndex
 from datasets.utils.frame_sampling import ending_at, spread, uniform_windows
-from datasets.utils.recordings import Recording, TooShortError, frame_number, renumbered
+from datasets.utils.recordings import MissingFramesError, Recording, TooShortError, frame_number, renumbered
 from tests.datasets.trees import write_frame, write_video
 from utils.errors import DataError
 
@@ -116,8 +116,10 @@ def test_frames_by_position(tmp_path: Path) -> None:
     assert frames.clip(np.array([0])).name == "sample 7"
     with pytest.raises(
         TooShortError, match=rf"sample 7: frame 4 is wanted, but {tmp_path}/clip is too short: it has 3"
-    ):
+    ) as caught:
         frames.clip(np.array([0, 3]))
+    assert caught.value.rest is not None
+    assert stems(caught.value.rest) == numbered(5)
 
 
 @pytest.mark.parametrize(
@@ -150,6 +152,17 @@ def test_a_missing_frame_is_named_and_told_from_an_early_end(tmp_path: Path, wan
     ) as caught:
         frames.clip_of_numbers(np.array(wanted))
     assert isinstance(caught.value, TooShortError) == short
+
+
+def test_all_missing_frames_are_listed_beside_a_clip_of_the_others(tmp_path: Path) -> None:
+    frames = recording(tmp_path, *numbered(5, 6, 8, 9))
+    message = rf"^sample 7: the frame {tmp_path}/clip/img_00004\.jpg is missing, and 2 more$"
+    with pytest.raises(MissingFramesError, match=message) as caught:
+        frames.clip_of_numbers(np.array([4, 4, 5, 6, 7, 8, 10, 10]))
+    assert not isinstance(caught.value, TooShortError)
+    assert caught.value.missing == [tmp_path / "clip" / name for name in numbered(4, 7, 10)]
+    assert caught.value.rest is not None
+    assert stems(caught.value.rest) == numbered(5, 6, 8)
 
 
 def test_a_broadcast_with_gaps_is_searched_and_not_walked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -163,6 +163,14 @@ def test_the_official_fewshot_protocol_by_hand():
     assert [part.tolist() for part in exact.test[1:]] == [[0, 3, 6], [10, 13, 16]]
 
 
+def test_exact_official_picks_are_rounded_down_from_exact_quotients():
+    """15 * (164 / 20) is 122.99999999999999 in floating point."""
+    scores = np.arange(164.0)
+    split = grade_incremental_official(scores, scores, 1, fewshot=True, train_shots=20, test_shots=20, stride="exact")
+    assert split.train[1].tolist() == [i * 164 // 20 for i in range(20)]
+    assert split.train[1][15] == 123
+
+
 def test_the_official_protocol_moves_the_lowest_of_a_small_grade_to_the_base():
     split = grade_incremental_official([3, 1, 2, 6, 5, 4], [1, 6], 2, fewshot=True, train_shots=3, test_shots=3)
     assert [part.tolist() for part in split.train] == [[1, 5], [2, 0], [4, 3]]
