@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from datasets.utils.continual_dataset import ContinualDataset
 from models.utils.continual_model import ContinualModel
-from utils.args import add_buffer_args
+from utils.args import add_buffer_args, from_zero
 from utils.episodes import even_shares, first_samples
 from utils.errors import TrainingError
 from utils.gradient_slots import overwrite_grad as overwrite_grad
+from utils.gradient_slots import project2cone2 as project2cone2
 from utils.gradient_slots import store_grad as store_grad
 from utils.gradients import flat_gradient, project_gradient, trained_parameters, with_gradient
 
@@ -33,12 +34,17 @@ class GEM(ContinualModel):
     @staticmethod
     def get_parser(parser: ArgumentParser) -> ArgumentParser:
         add_buffer_args(parser)
-        parser.add_argument("--gamma", type=float, default=0.5, help="smallest weight of a past task in the projection")
+        parser.add_argument("--gamma", type=from_zero, default=0.5, help="smallest weight of a past task's gradient")
         return parser
 
     def __init__(self, backbone, loss, args, transform, dataset) -> None:  # type: ignore[no-untyped-def]
         super().__init__(backbone, loss, args, transform, dataset)
         self.buffer = self.make_buffer("fill")
+
+    @property
+    def n_replayed(self) -> int:
+        """Samples of the memory that a step looks at: all."""
+        return len(self.buffer)
 
     def observe(self, inputs: Tensor, labels: Tensor, not_aug_inputs: Tensor, epoch: int | None = None) -> float:
         if self.buffer.is_empty():

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from datasets.utils.continual_dataset import SCORE_SETTINGS, ContinualDataset
 from models.utils.continual_model import ContinualModel
-from utils.args import add_rehearsal_args, share
+from utils.args import add_rehearsal_args, from_zero, share
 from utils.buffer import Buffer
 from utils.conf import named_generator
 from utils.gradients import flat_gradient, trained_parameters, with_gradient
@@ -40,9 +40,9 @@ class HAL(ContinualModel):
     @staticmethod
     def get_parser(parser: ArgumentParser) -> ArgumentParser:
         add_rehearsal_args(parser)
-        parser.add_argument("--hal_lambda", type=float, default=0.1, help="weight of the change at the anchors")
+        parser.add_argument("--hal_lambda", type=from_zero, default=0.1, help="weight of the change at the anchors")
         parser.add_argument("--beta", type=share, default=0.5, help="share of the mean embedding that a batch leaves")
-        parser.add_argument("--gamma", type=float, default=0.1, help="weight of the mean embedding in an anchor")
+        parser.add_argument("--gamma", type=from_zero, default=0.1, help="weight of the mean embedding in an anchor")
         return parser
 
     def __init__(self, backbone, loss, args, transform, dataset) -> None:  # type: ignore[no-untyped-def]
@@ -96,7 +96,8 @@ class HAL(ContinualModel):
         labels = targets.mean().view(1) if dataset.SETTING in SCORE_SETTINGS else targets.unique()
         labels = labels.to(self.device)
         anchors = self.make_anchors(labels)
-        self.anchors.add_data(anchors, labels=labels)
+        # Network inputs, not samples: what counts the labels of a memory is not to count theirs.
+        self.anchors.add_data(anchors, anchor_labels=labels)
 
     def make_anchors(self, labels: Tensor) -> Tensor:
         """An anchor for each label, in the form of network inputs."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from datasets.utils.continual_dataset import ContinualDataset
 from models.utils.task_heads import TaskHeads, add_warm_up_args
-from utils.args import positive_number, true_or_false
+from utils.args import from_zero, positive_number, true_or_false
 from utils.errors import UsageError
 from utils.losses import softened_cross_entropy, teacher_bounded_loss
 
@@ -50,9 +50,9 @@ class LwF(TaskHeads):
         TaskHeads.get_parser(parser)
         add_warm_up_args(parser)
         add = parser.add_argument_group("lwf").add_argument
-        add("--lambda_o", "--alpha", type=float, default=1.0, help="weight of what the old network said")
-        add("--kd_out", type=float, default=1.0, help="weight of its outputs")
-        add("--kd_feat", type=float, default=0.0, help="weight of its features")
+        add("--lambda_o", "--alpha", type=from_zero, default=1.0, help="weight of what the old network said")
+        add("--kd_out", type=from_zero, default=1.0, help="weight of its outputs")
+        add("--kd_feat", type=from_zero, default=0.0, help="weight of its features")
         add("--softmax_temp", type=positive_number, default=2.0, help="temperature that softens distributions")
         add("--lwf_target", choices=["recorded", "online"], default="recorded", help="old outputs: clean or same view")
         add("--lwf_reg", choices=["squared", "teacher_bounded"], default="squared", help="distance between scores")

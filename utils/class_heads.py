@@ -56,7 +56,7 @@ def class_head(args: Namespace, net: Any) -> nn.Module | None:
     """
     chosen = wanted_head(args)
     if chosen == "cosine":
-        return NormalisedLinear(net.feature_dim, net.num_outputs)
+        return NormalisedLinear(net.feature_dim, net.num_outputs, args.ldam_scale)
     if chosen == "causal":
         if net.feature_dim % args.tde_heads:
             raise UsageError(f"--tde_heads {args.tde_heads} does not divide the {net.feature_dim} features")
@@ -65,13 +65,17 @@ def class_head(args: Namespace, net: Any) -> nn.Module | None:
 
 
 class NormalisedLinear(nn.Linear):
-    """(B, feature_dim) -> (B, n_classes) cosines between features and weight vectors."""
+    """(B, feature_dim) -> (B, n_classes) cosines between features and weight vectors, times `scale`.
 
-    def __init__(self, feature_dim: int, n_classes: int) -> None:
+    The factor is here and not in a loss, so that whoever softens, stores or compares outputs has logits.
+    """
+
+    def __init__(self, feature_dim: int, n_classes: int, scale: float) -> None:
         super().__init__(feature_dim, n_classes, bias=False)
+        self.scale = scale
 
     def forward(self, features: Tensor) -> Tensor:
-        return F.linear(F.normalize(features, dim=1), F.normalize(self.weight, dim=1))
+        return self.scale * F.linear(F.normalize(features, dim=1), F.normalize(self.weight, dim=1))
 
 
 class CausalHead(nn.Linear):

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from utils.args import not_negative, positive_number
+from utils.args import from_zero, not_negative, positive_number
 from utils.errors import UsageError
 
 if TYPE_CHECKING:
@@ -27,10 +27,15 @@ def add_class_loss_args(parser: ArgumentParser) -> None:
     add = parser.add_argument_group("loss").add_argument
     add("--cls_loss", choices=LOSSES, default="ce", help="loss of the stream: cross-entropy, or one for a long tail")
     add("--cb_beta", type=float, default=0.9999, help="class-balanced weights: beta of (1 - beta) / (1 - beta^n)")
-    add("--focal_gamma", type=float, default=1.0, help="focal: exponent of (1 - p)")
+    add("--focal_gamma", type=from_zero, default=1.0, help="focal: exponent of (1 - p)")
     add("--ldam_margin", type=positive_number, default=0.5, help="ldam: margin of the smallest class")
-    add("--ldam_scale", type=positive_number, default=30.0, help="ldam: factor on the cosines")
-    add("--la_tau", type=float, default=1.0, help="logit-adjust: factor on the log prior")
+    add(
+        "--ldam_scale",
+        type=positive_number,
+        default=30.0,
+        help="factor on the cosines of a cosine head, which ldam needs",
+    )
+    add("--la_tau", type=from_zero, default=1.0, help="logit-adjust: factor on the log prior")
     add("--drw_epoch", type=not_negative, help="class-balanced weights from this epoch of a task on, none before (DRW)")
 
 
@@ -40,11 +45,9 @@ def check_class_loss(args: Namespace) -> None:
     Raises:
         UsageError: a value is out of its range, or two options exclude each other.
     """
-    beta, gamma = getattr(args, "cb_beta", 0.0), getattr(args, "focal_gamma", 0.0)
+    beta = getattr(args, "cb_beta", 0.0)
     if not 0 <= beta < 1:
         raise UsageError(f"--cb_beta {beta:g} is not at least 0 and below 1")
-    if not gamma >= 0:
-        raise UsageError(f"--focal_gamma {gamma:g} is not at least 0")
     if getattr(args, "cls_loss", None) in PRIOR_LOSSES and getattr(args, "drw_epoch", None) is not None:
         raise UsageError(f"--drw_epoch: {args.cls_loss} corrects the prior already; leave it out")
 
@@ -97,7 +100,7 @@ class ClassLoss(nn.Module):
     """loss(outputs, labels) of a stream of classes that knows how often each class is being sampled.
 
     ce; cb, class-balanced weights; focal; cb-focal, focal with these weights; ldam, cross-entropy of
-    s (cos_c - Delta_c [c = y]), whose outputs are the cosines of a `NormalisedLinear`; logit-adjust, cross-entropy of
+    s (cos_c - Delta_c [c = y]), of which s cos_c is the output of a `NormalisedLinear`; logit-adjust, cross-entropy of
     z_c + tau log pi_c; balanced-softmax, the same with tau 1.
     With --drw_epoch class-balanced weights join ce, cb, focal, cb-focal and ldam from that epoch of every task on, and
     there are none before.
@@ -148,7 +151,7 @@ class ClassLoss(nn.Module):
         """The loss.
 
         Args:
-            outputs: (B, K) logits, or cosines with ldam, of all classes, of those seen, or of the current task's.
+            outputs: (B, K) logits of all classes, of those seen, or of the current task's.
             labels: (B,) positions among these.
             reduction: "mean" (with class-balanced weights and no focal loss the weighted mean), "sum", or "none".
 
@@ -163,7 +166,7 @@ class ClassLoss(nn.Module):
             return terms if reduction == "none" else terms.sum() if reduction == "sum" else terms.mean()
         if kind == "ldam":
             margins = ldam_margins(counts, self.args.ldam_margin).to(outputs.dtype)
-            outputs = self.args.ldam_scale * (outputs - F.one_hot(labels, outputs.shape[1]) * margins)
+            outputs = outputs - self.args.ldam_scale * F.one_hot(labels, outputs.shape[1]) * margins
         if kind in PRIOR_LOSSES:
             tau = self.args.la_tau if kind == "logit-adjust" else 1.0
             outputs = outputs if tau == 0 else outputs + (tau * log_prior(counts, labels)).to(outputs.dtype)
@@ -206,9 +209,9 @@ def sampled_counts(model: ContinualModel) -> Tensor:
     """(C,) how often every class is drawn in an epoch of the current task, as the method stands now.
 
     These are the labelled samples that its training loader yields, exemplars that a method has joined to them included,
-    and what a method with a --minibatch_size draws from its buffer at every step. A buffer of 200 samples of which 64
-    are drawn in each of 100 steps counts as 6,400 samples, because it is their share of what is learnt from that a
-    prior has to describe.
+    and what a method with a --minibatch_size draws from its buffer at every step, or as many as its `n_replayed` says.
+    A buffer of 200 samples of which 64 are drawn in each of 100 steps counts as 6,400 samples, because it is their
+    share of what is learnt from that a prior has to describe.
     """
     from utils.buffer import Buffer
 
@@ -216,10 +219,12 @@ def sampled_counts(model: ContinualModel) -> Tensor:
     assert dataset.train_loader is not None
     targets = torch.as_tensor(dataset.train_loader.dataset.targets)
     counts = torch.bincount(targets[targets >= 0].cpu(), minlength=n_classes).double()
-    if hasattr(model.args, "minibatch_size"):
+    own = model.minibatch_size if hasattr(model.args, "minibatch_size") else 0
+    n_replayed = getattr(model, "n_replayed", own)
+    if n_replayed:
         for part in model.modules():
             if isinstance(part, Buffer) and "labels" in part.attributes and not part.is_empty():
                 labels = part.get_all_data(device="cpu")[1]
-                n_drawn = min(model.minibatch_size, len(part)) * dataset.n_batches
+                n_drawn = min(n_replayed, len(part)) * dataset.n_batches
                 counts += torch.bincount(labels[labels >= 0], minlength=n_classes) * (n_drawn / len(part))
     return counts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import torch
 from utils import metrics
 from utils.checkpoints import evaluation_mode
 from utils.conf import derive_seed, randomness_apart
-from utils.errors import DataError, TrainingError
+from utils.errors import DataError, TrainingError, UsageError
 from utils.open_evaluation import Encodings, encodings_of
 
 if TYPE_CHECKING:
@@ -114,6 +115,38 @@ def _chosen(model: OpenVocabularyModel, encoded: list[Tensor], truth: np.ndarray
     return np.where(texts[chosen] == texts[truth], truth, chosen)
 
 
+def evaluate(model: ContinualModel, dataset: ContinualDataset, last: bool = False) -> tuple[list[float], list[float]]:
+    """Accuracies as methods written for Mammoth ask for them, in the middle of a run; nothing is kept.
+
+    Args:
+        last: only of the newest task.
+
+    Returns:
+        (class-IL, task-IL) accuracies in percent, one for each task seen.
+
+    Raises:
+        UsageError: the stream has scores.
+    """
+    if hasattr(dataset, "to_scores"):
+        raise UsageError(f"evaluate: it gives accuracies of classes, and {dataset.NAME} has scores")
+    n_seen = dataset.get_offsets(dataset.current_task)[1]
+    parts = [predict(model, dataset, task) for task in (dataset.seen_tasks[-1:] if last else dataset.seen_tasks)]
+    class_il = [metrics.accuracy(part.class_il(n_seen), part.truth) for part in parts]
+    return class_il, [metrics.accuracy(part.task_il(), part.truth) for part in parts]
+
+
+def mask_classes(outputs: Tensor, dataset: ContinualDataset, k: int) -> None:
+    """Leave only the classes of a task to choose from: the outputs of all others become minus infinity, in place.
+
+    Args:
+        outputs: (B, N_CLASSES) logits.
+        k: the task.
+    """
+    first, end = dataset.evaluation_offsets(k)
+    outputs[:, :first] = -math.inf
+    outputs[:, end:] = -math.inf
+
+
 def class_figures(predictions: list[Predictions], n_seen_classes: int, with_task_il: bool = True) -> dict[str, Any]:
     """Accuracies in percent from one pass over the logits.
 
@@ -127,7 +160,8 @@ def class_figures(predictions: list[Predictions], n_seen_classes: int, with_task
         class_il, task_il: one per task; class_il_mean, task_il_mean: over tasks. Class-IL over classes, whatever their
         task: acc_bal, mean accuracy; acc_worst, lowest accuracy; macro_f1. Where the training data has a long tail,
         acc_many, acc_med and acc_few: mean accuracy of the classes with more than 100, 20 to 100, and fewer than 20
-        training samples.
+        training samples; acc_gap: acc_many less acc_few, in points; acc_per_class: by number of the class, in order of
+        arrival.
     """
     class_il, task_il = [], []
     for part in predictions:
@@ -138,11 +172,11 @@ def class_figures(predictions: list[Predictions], n_seen_classes: int, with_task
     return figures | _figures_by_class(predictions, n_seen_classes)
 
 
-def _figures_by_class(predictions: list[Predictions], n_seen_classes: int) -> dict[str, float]:
+def _figures_by_class(predictions: list[Predictions], n_seen_classes: int) -> dict[str, Any]:
     predicted = np.concatenate([part.class_il(n_seen_classes) for part in predictions])
     truth = np.concatenate([part.truth for part in predictions])
     recall = metrics.recalls(predicted, truth, n_seen_classes)
-    figures = {
+    figures: dict[str, Any] = {
         "acc_bal": metrics.nan_mean(recall),
         "acc_worst": float(np.nanmin(recall)),
         "macro_f1": metrics.macro_f1(predicted, truth),
@@ -151,6 +185,9 @@ def _figures_by_class(predictions: list[Predictions], n_seen_classes: int) -> di
     if counts is not None:
         groups = metrics.shot_accuracies(recall, counts[:n_seen_classes])
         figures |= {f"acc_{name}": value for name, value in groups.items()}
+        # By name: a list is taken for one value of every task.
+        by_class = {str(label): value for label, value in enumerate(recall.tolist())}
+        figures |= {"acc_gap": groups["many"] - groups["few"], "acc_per_class": by_class}
     return figures
 
 

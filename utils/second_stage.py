@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from utils.args import positive, positive_number, true_or_false
+from utils.args import from_zero, positive, positive_number, true_or_false
 from utils.buffer import Buffer
 from utils.checkpoints import evaluation_mode
 from utils.class_heads import CausalHead
@@ -29,7 +29,7 @@ def add_second_stage_args(parser: ArgumentParser) -> None:
     add("--stage2", choices=STAGES, help="after each task, a classifier for evaluation (default: the method's own)")
     add("--stage2_epochs", type=positive, default=10, help="crt, lws: epochs, with class-aware sampling")
     add("--stage2_lr", type=positive_number, default=0.2, help="crt, lws: learning rate, cosine")
-    add("--stage2_wd", type=float, default=5e-4, help="crt, lws: weight decay")
+    add("--stage2_wd", type=from_zero, default=5e-4, help="crt, lws: weight decay")
     add("--stage2_batch_size", type=positive, default=512, help="crt, lws: samples a step")
     add(
         "--stage2_last_head",

@@ -18,6 +18,7 @@ HEADLINES = {
     "acc_many": "class-IL accuracy, classes of more than 100 training samples [%]",
     "acc_med": "class-IL accuracy, classes of 20 to 100 training samples [%]",
     "acc_few": "class-IL accuracy, classes of fewer than 20 training samples [%]",
+    "acc_gap": "class-IL accuracy, many- less few-shot classes [points]",
     "acc_worst": "class-IL accuracy, worst class [%]",
     "macro_f1": "macro-averaged F1 [%]",
     "class_il_forgetting": "class-IL forgetting [points]",
@@ -45,6 +46,7 @@ HEADLINES = {
     "mae": "mean absolute error [score]",
 }
 LOWER_IS_BETTER = {
+    "acc_gap",
     "class_il_forgetting",
     "task_il_forgetting",
     "srcc_forgetting",

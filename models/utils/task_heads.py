@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from datasets.utils.continual_dataset import SCORE_SETTINGS, ContinualDataset
 from models.utils.continual_model import ContinualModel
-from utils.args import not_negative, positive_number, share, true_or_false
+from utils.args import from_zero, not_negative, positive_number, share, true_or_false
 from utils.conf import named_generator
 from utils.errors import UsageError
 
@@ -25,7 +25,12 @@ class TaskHeads(ContinualModel):
     a warm-up and without `trains_old_heads` also those of past classes. On score streams all tasks share one head.
 
     A later task may begin with a warm-up, a training of its own of the head alone: everything else, batch-norm
-    statistics included, stays as it is, and the optimiser begins anew after it.
+    statistics included, stays as it is, and the optimiser begins anew after it. Its epochs are the first of n_epochs; a
+    share of them is rounded down, but to no less than one. --debug_mode, whose tasks have one epoch, leaves it out.
+
+    Raises:
+        UsageError: epochs are given as a share where none are counted, or the warm-up takes all of them; or a head of
+            one class is to be learnt alone.
     """
 
     @staticmethod
@@ -33,7 +38,7 @@ class TaskHeads(ContinualModel):
         add = parser.add_argument_group("heads of tasks").add_argument
         add("--xavier_head", type=true_or_false, default=False, help="classes: a new head is Xavier normal, bias 0")
         add("--later_lr_mult", type=positive_number, default=1.0, help="learning rate after the first task, times lr")
-        add("--later_wd", type=float, help="weight decay after the first task (default: optim_wd)")
+        add("--later_wd", type=from_zero, help="weight decay after the first task (default: optim_wd)")
         add(
             "--lr_drops",
             type=share,
@@ -54,10 +59,20 @@ class TaskHeads(ContinualModel):
                 f"{', '.join(given)}: a share of the epochs of a task, which --fitting_mode {args.fitting_mode} knows "
                 "nothing of. Leave it out (--lr_drops without a value), or give --warmup_epochs a whole number"
             )
+        self._check_warm_up()
         smallest = min(end - first for first, end in map(self.get_offsets, range(self.n_tasks)))
         if not self.is_score and smallest < 2 and not self.compares_heads:
             raise UsageError(
                 f"a softmax over one class is always 1: {self.NAME} on tasks of one class {self.ONE_CLASS}"
+            )
+
+    def _check_warm_up(self) -> None:
+        wanted, n_epochs = self._option("warmup_epochs", 0), self._option("n_epochs", 0)
+        mode = self._option("fitting_mode", "epochs")
+        if self.n_tasks > 1 and n_epochs and mode not in ("iters", "time") and self._epochs_of(wanted) >= n_epochs:
+            raise UsageError(
+                f"--warmup_epochs {wanted:g} leaves none of the {n_epochs} epochs of a task for more than its head: "
+                "the epochs of the warm-up are part of --n_epochs. Raise --n_epochs, or lower --warmup_epochs"
             )
 
     ONE_CLASS = "learns nothing; choose a smaller --n_tasks"
@@ -74,8 +89,13 @@ class TaskHeads(ContinualModel):
     @property
     def n_warm_up(self) -> float:
         """Epochs of the current task that train the head alone; there are none in the first task."""
-        wanted = self._option("warmup_epochs", 0) if self.current_task > 0 else 0
-        return math.floor(wanted * self.dataset.get_epochs()) if isinstance(wanted, float) else wanted
+        return self._epochs_of(self._option("warmup_epochs", 0)) if self.current_task > 0 else 0
+
+    def _epochs_of(self, wanted: int | float) -> int:
+        """Epochs of a warm-up of a number of epochs or a share of those of a later task."""
+        if not wanted or self._option("debug_mode", False):
+            return 0
+        return max(math.floor(wanted * self.args.n_epochs), 1) if isinstance(wanted, float) else wanted
 
     @property
     def is_warm_up(self) -> bool:
@@ -164,7 +184,8 @@ def add_warm_up_args(parser: ArgumentParser) -> None:
         "--warmup_epochs",
         type=epochs_or_share,
         default=0,
-        help="first epochs of a later task that train the head alone: a number, or with a point a share, e.g. 0.5",
+        help="of the n_epochs of a later task, the first that train the head alone: a number, or with a point a share, "
+        "e.g. 0.5",
     )
     add("--warmup_lr_mult", type=positive_number, default=1.0, help="their learning rate, times that of the task")
 

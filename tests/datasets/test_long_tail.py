@@ -146,6 +146,22 @@ def test_streams_in_one_task_have_the_published_totals_and_whole_test_sets(strea
         assert np.bincount(dataset.samples.test_targets[dataset.split.test[0]]).tolist() == [n] * dataset.N_CLASSES
 
 
+@pytest.mark.parametrize(
+    ("name", "mean", "std"),
+    [
+        ("cifar10-lt", (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+        ("cifar100-lt", (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+        ("seq-cifar100-lt", (0.5071, 0.4866, 0.4409), (0.2009, 0.1984, 0.2023)),
+    ],
+)
+def test_network_and_normalisation_are_the_published_ones(stream, name, mean, std):
+    dataset = stream(name)
+    assert dataset.args.backbone == "resnet32"
+    raw = torch.tensor([[0, 51, 255]] * 2).view(2, 3, 1, 1).to(torch.uint8)
+    expected = (torch.tensor([0, 0.2, 1]) - torch.tensor(mean)) / torch.tensor(std)
+    torch.testing.assert_close(dataset.get_normalization_transform()(raw), expected.expand(2, 3).view(2, 3, 1, 1))
+
+
 @pytest.mark.parametrize("factor", CIFAR100)
 def test_the_imbalance_can_be_chosen(stream, factor):
     assert sum(stream("cifar100-lt", "--imb_factor", str(factor)).cls_num_list) == CIFAR100[factor][0]

@@ -53,6 +53,29 @@ def test_a_draw_is_no_larger_than_the_buffer(drive):
     assert sampled_counts(driven.model).sum().item() == pytest.approx(n_own + 5 * n_steps)
 
 
+def test_gem_samples_its_whole_memory_at_every_step(drive):
+    driven = drive("gem", "--buffer_size", "40", "--batch_size", "16", *DIGITS)
+    for _ in range(2):
+        driven.session()
+    driven.begin()
+    own = torch.bincount(driven.dataset.train_loader.dataset.targets, minlength=10)
+    held = torch.bincount(driven.model.buffer.get_all_data()[1], minlength=10)
+    assert held.sum() == 20
+    expected = own + held.double() * len(driven.dataset.train_loader)
+    torch.testing.assert_close(sampled_counts(driven.model), expected)
+
+
+def test_anchors_of_hal_are_no_samples(drive):
+    driven = drive("hal", "--buffer_size", "20", "--batch_size", "16", "--minibatch_size", "6", *DIGITS)
+    driven.session()
+    driven.begin()
+    assert len(driven.model.anchors) == 2
+    own = torch.bincount(driven.dataset.train_loader.dataset.targets, minlength=10)
+    held = torch.bincount(driven.model.buffer.labels, minlength=10)
+    n_steps = len(driven.dataset.train_loader)
+    torch.testing.assert_close(sampled_counts(driven.model), own + held.double() * 6 * n_steps / 20)
+
+
 def test_exemplars_joined_to_the_task_count_once_and_samples_without_a_label_never(drive):
     driven = drive("sgd", *DIGITS)
     driven.begin()

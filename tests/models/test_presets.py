@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+import torch
 import yaml
 
+import backbone
+import datasets
+import models
+from datasets.seq_cifar10 import SequentialCIFAR10
+from datasets.utils.continual_dataset import Samples
+from datasets.utils.sources import TensorSource
 from utils.args import parse_args
 from utils.config import read_yaml
 from utils.errors import UsageError
@@ -52,6 +60,52 @@ def _options(model):
     from models import get_model_class
 
     return get_model_class(model).get_parser(argparse.ArgumentParser())._option_string_actions
+
+
+# Learning rate and epochs of the first task and of a later one, where the stream has a scheduler of its own.
+PAPER = ([(0.1, 120), (0.01, 40)], 2 * [(0.01, 60), (0.001, 20)])
+RATES = {
+    ("lwf", "paper"): PAPER,
+    ("ft", "paper"): PAPER,
+    ("ft-fc", "paper"): PAPER,
+    ("feat-extract", "paper"): (PAPER[0], [(0.05, 120), (0.005, 40)]),
+    ("lwf", "mammoth"): ([(0.1, 50)], [(0.1, 100)]),
+    ("lwf", "facil"): ([(0.1, 160)], [(0.1, 160)]),
+    ("lwf", "pycil"): (
+        [(0.1, 60), (0.01, 60), (0.001, 40), (0.0001, 40)],
+        [(0.1, 60), (0.01, 60), (0.001, 60), (0.0001, 40), (0.00001, 30)],
+    ),
+}
+
+
+# The other stream's scheduler has another factor, too.
+STREAMS = [(*key, "seq-cifar100-lt") for key in RATES] + [("lwf", "pycil", "cifar100-lt")]
+
+
+@pytest.mark.parametrize(("model", "preset", "dataset"), STREAMS)
+def test_learning_rates_of_a_preset_are_its_own_on_streams_with_a_scheduler(monkeypatch, model, preset, dataset):
+    def load(self):
+        labels = np.arange(1000) % self.N_CLASSES
+        images = TensorSource(torch.zeros(1000, 1, 1, 1).int())
+        return Samples(train=images, test=images, train_targets=labels, test_targets=labels)
+
+    monkeypatch.setattr(SequentialCIFAR10, "load_samples", load)
+    words = ["--model", model, "--dataset", dataset, "--model_config", preset]
+    args = parse_args([*words, "--base_classes", "50", "--n_tasks", "5"])
+    stream = datasets.get_dataset(args)
+    net = backbone.get_backbone(args)
+    method = models.get_model(args, net, stream.get_loss(), stream.get_transform(), stream)
+    for phases in RATES[model, preset]:
+        stream.get_data_loaders()
+        method.meta_begin_task(stream)
+        scheduler, found = stream.get_scheduler(method, args), []
+        for epoch in range(stream.get_epochs()):
+            method.meta_begin_epoch(epoch, stream)
+            found.append(method.opt.param_groups[0]["lr"])
+            method.opt.step()
+            if scheduler is not None:
+                scheduler.step()
+        assert found == pytest.approx([rate for rate, n in phases for _ in range(n)])
 
 
 def test_preset_overrides_the_default_block_and_is_overridden_by_files_and_flags(configs, tmp_path):

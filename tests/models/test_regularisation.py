@@ -111,6 +111,11 @@ def test_ewc_penalty_is_half_of_lambda_gamma_fisher_times_the_squared_distance(m
     assert model.logged["penalty"] == pytest.approx(expected, rel=1e-4)
 
 
+def test_published_weight_of_a_penalty_without_the_half_is_doubled_here():
+    args = parse_args(["--model", "ewc-on", "--dataset", "seq-cifar10", "--model_config", "best"])
+    assert (args.e_lambda / 2 * args.gamma, args.lr) == (10, 0.03)
+
+
 # Synaptic intelligence
 
 

@@ -86,6 +86,13 @@ def test_stages_learn_from_clean_views_of_the_task_and_of_the_buffer(trained):
     torch.testing.assert_close(features, torch.cat([driven.features(raw), driven.features(held)]))
 
 
+def test_anchors_of_hal_are_no_samples_at_hand(trained):
+    driven, _ = trained("hal", "--buffer_size", "13", "--stage2", "crt", n_tasks=2)
+    labels = features_at_hand(driven.model)[1]
+    assert len(driven.model.anchors) == 4
+    assert torch.equal(labels, torch.cat([driven.data()[1], driven.model.buffer.get_all_data()[1]]))
+
+
 # What is made
 
 

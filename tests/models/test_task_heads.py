@@ -93,7 +93,8 @@ def test_rates_multiply_with_those_of_a_scheduler_and_of_the_features(digits):
 
 
 @pytest.mark.parametrize(
-    ("wanted", "n_epochs", "n"), [("0", 5, 0), ("2", 5, 2), ("9", 5, 9), ("0.5", 5, 2), ("0.5", 1, 0), ("0.25", 8, 2)]
+    ("wanted", "n_epochs", "n"),
+    [("0", 5, 0), ("2", 5, 2), ("4", 5, 4), ("0.5", 5, 2), ("0.25", 8, 2), ("0.25", 3, 1), ("0.0", 1, 0), ("9", 0, 9)],
 )
 def test_warm_up_is_a_number_of_epochs_or_a_share_of_them_in_later_tasks(digits, wanted, n_epochs, n):
     driven = digits("ft", "--warmup_epochs", wanted, "--n_epochs", str(n_epochs))
@@ -107,6 +108,19 @@ def test_warm_up_is_a_number_of_epochs_or_a_share_of_them_in_later_tasks(digits,
 def test_warm_up_that_is_neither_is_refused(digits, wanted):
     with pytest.raises(UsageError, match="warmup_epochs"):
         digits("ft", f"--warmup_epochs={wanted}")
+
+
+@pytest.mark.parametrize(("wanted", "n_epochs"), [("5", 5), ("9", 5), ("1.0", 5), ("0.5", 1), ("1", 1)])
+def test_warm_up_that_leaves_no_epoch_for_the_joint_step_is_refused(digits, wanted, n_epochs):
+    words = ("--warmup_epochs", wanted, "--n_epochs", str(n_epochs))
+    with pytest.raises(UsageError, match=rf"none of the {n_epochs} epochs .* part of --n_epochs"):
+        digits("ft", *words)
+    # One task has no warm-up, and a debug run leaves it out.
+    digits("ft", *words, "--n_tasks", "1")
+    driven = digits("ft", *words, "--debug_mode", "1")
+    driven.begin()
+    driven.begin()
+    assert not driven.model.is_warm_up
 
 
 @pytest.mark.parametrize("option", [("--warmup_epochs", "0.5"), ("--lr_drops", "0.75"), ("--base_lr_drops", "0.5")])

@@ -46,11 +46,13 @@ def test_session_figures_are_over_classes_whatever_their_task():
     found = figures(np.array([300, 50, 5, 5]))
     assert found["acc_bal"] == pytest.approx(50)
     assert found["acc_worst"] == 0
-    assert (found["acc_many"], found["acc_med"], found["acc_few"]) == (100, 0, 50)
+    assert (found["acc_many"], found["acc_med"], found["acc_few"], found["acc_gap"]) == (100, 0, 50, 50)
+    assert found["acc_per_class"] == {"0": 100, "1": 0, "2": 50}
     assert found["macro_f1"] == pytest.approx(100 * (4 / 6 + 0 + 2 / 3) / 3)
     assert found["class_il"] == [pytest.approx(200 / 3), 50]
 
 
 def test_groups_are_only_reported_where_the_data_has_a_long_tail():
-    assert {"acc_many", "acc_med", "acc_few"} & figures(None).keys() == set()
+    assert math.isnan(figures(np.array([300, 50, 50, 5]))["acc_gap"])
+    assert {"acc_many", "acc_med", "acc_few", "acc_gap", "acc_per_class"} & figures(None).keys() == set()
     assert {"acc_bal", "acc_worst", "macro_f1"} <= figures(None).keys()

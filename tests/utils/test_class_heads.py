@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from utils.class_heads import CausalHead, NormalisedLinear, add_class_head_args, class_head
-from utils.class_losses import add_class_loss_args
+from utils.class_losses import ClassLoss, add_class_loss_args
 from utils.errors import UsageError
 from utils.second_stage import add_second_stage_args
 
@@ -72,14 +72,31 @@ def test_the_drift_follows_training_batches_alone(causal):
 
 
 def test_cosines_do_not_see_lengths():
-    head = NormalisedLinear(4, 2)
-    expected = F.cosine_similarity(X[:, None], head.weight[None], dim=2)
+    head = NormalisedLinear(4, 2, 7.0)
+    expected = 7 * F.cosine_similarity(X[:, None], head.weight[None], dim=2)
     torch.testing.assert_close(head(5 * X), expected)
     head.weight.data *= 3
     torch.testing.assert_close(head(X), expected)
 
 
-@pytest.mark.parametrize("head", [NormalisedLinear(4, 2), CausalHead(4, 2, 2, 16.0, 1 / 32, 0.9)])
+@pytest.mark.parametrize("words", ["--cls_loss ldam", "--cls_head cosine"])
+def test_outputs_of_a_cosine_head_have_the_scale_of_logits(words):
+    head = class_head(options(*words.split(), "--ldam_scale", "12"), NET)
+    x = torch.randn(5, 4)
+    torch.testing.assert_close(head(x), 12 * F.cosine_similarity(x[:, None], head.weight[None], dim=2))
+
+
+def test_ldam_on_its_head_is_the_published_loss():
+    words = options("--cls_loss", "ldam")
+    head, loss = class_head(words, NET), ClassLoss(words, 3, lambda: (0, 3), "cpu")
+    loss.begin_epoch(0, torch.tensor([160_000, 10_000, 10_000]))
+    x, labels = torch.randn(6, 4), torch.tensor([0, 1, 2, 2, 1, 0])
+    margins = F.one_hot(labels, 3) * torch.tensor([0.25, 0.5, 0.5])
+    cosines = F.cosine_similarity(x[:, None], head.weight[None], dim=2)
+    torch.testing.assert_close(loss(head(x), labels), F.cross_entropy(30 * (cosines - margins), labels))
+
+
+@pytest.mark.parametrize("head", [NormalisedLinear(4, 2, 30.0), CausalHead(4, 2, 2, 16.0, 1 / 32, 0.9)])
 def test_features_of_nothing_but_zeros_give_finite_outputs_and_gradients(head):
     x = torch.zeros(2, 4, requires_grad=True)
     head(x).sum().backward()

@@ -113,7 +113,7 @@ def test_ldam_takes_the_margin_from_the_true_class_alone():
     loss = make("ldam", counts=torch.tensor([160_000, 10_000]))
     # Margins 0.25 and 0.5.
     expected = F.cross_entropy(30 * torch.tensor([[0.25, 0.2], [0.1, -0.2]]), torch.tensor([0, 1]))
-    torch.testing.assert_close(loss(cosines, torch.tensor([0, 1])), expected)
+    torch.testing.assert_close(loss(30 * cosines, torch.tensor([0, 1])), expected)
 
 
 # Deferred weights
@@ -135,12 +135,21 @@ def test_weights_are_deferred_until_their_epoch(kind):
             assert abs(float(found - without)) > 1e-3
 
 
-@pytest.mark.parametrize(
-    "words", [["logit-adjust", "--drw_epoch", "3"], ["cb", "--cb_beta", "1"], ["focal", "--focal_gamma", "-1"]]
-)
+@pytest.mark.parametrize("words", [["logit-adjust", "--drw_epoch", "3"], ["cb", "--cb_beta", "1"]])
 def test_options_that_make_no_sense_are_refused(words):
     with pytest.raises(UsageError, match="--"):
         make(*words)
+
+
+# The log prior of a class that is not there is minus infinity; a negative factor would make it the loss.
+@pytest.mark.parametrize(
+    ("kind", "option"),
+    [("logit-adjust", "--la_tau=-1"), ("logit-adjust", "--la_tau=nan"), ("focal", "--focal_gamma=-1")],
+)
+def test_negative_factors_and_exponents_are_refused(kind, option, capsys):
+    with pytest.raises(SystemExit):
+        make(kind, option)
+    assert option.split("=")[0] in capsys.readouterr().err
 
 
 # Gradients and extreme outputs
