@@ -8,6 +8,7 @@ from torch import Tensor
 
 from models.utils.feature_replay import FeatureReplay
 from utils.args import positive
+from utils.gradients import trained_parameters
 from utils.reptile import reptile
 
 
@@ -25,7 +26,7 @@ class FeatureMER(FeatureReplay):
     """
 
     NAME = "feature-mer"
-    COMPATIBILITY = ["domain-il", "grade-il", "group-il"]
+    COMPATIBILITY = ["class-il", "task-il", "domain-il", "grade-il", "group-il"]
 
     @staticmethod
     def get_parser(parser: ArgumentParser) -> ArgumentParser:
@@ -36,7 +37,7 @@ class FeatureMER(FeatureReplay):
         return parser
 
     def observe(self, inputs: Tensor, labels: Tensor, not_aug_inputs: Tensor, epoch: int | None = None) -> float:
-        parameters, losses = list(self.net.parameters()), []
+        parameters, losses = trained_parameters(self.net), []
         with reptile(parameters, self.args.gamma):
             for _ in range(self.args.batch_num):
                 with reptile(parameters, self.args.beta):

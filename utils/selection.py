@@ -1,8 +1,8 @@
 """Which samples a memory keeps.
 
 Online strategies decide slot by slot while a stream goes by: they take a `Request` and return one slot for each new
-sample, -1 for a sample that is not kept. Exemplar selections choose m of n samples at once and return their indices.
-None of them loops over samples.
+sample, -1 for a sample that is not kept. Exemplar selections choose m of n samples at once and return their indices;
+`select_by_class` applies them class by class. None of them loops over samples.
 """
 
 from __future__ import annotations
@@ -104,6 +104,9 @@ def herding_slots(request: Request) -> Tensor:
 def ordered_uniform(scores: Tensor, m: int) -> Tensor:
     """Ordered uniform sampling (MAGR, Zhou et al., ECCV 2024): sort by score, take m at an even stride, ends included.
 
+    Of the 959 samples of MTL-AQA's base session, the widest gap that ten leave uncovered is less than 12 percent of the
+    ranks, where random ones leave 27 on average: percent of ranks, not points of the score.
+
     Args:
         scores: (n,) real values; equal scores keep their order of arrival.
         m: how many; all n if m >= n.
@@ -203,6 +206,47 @@ def select(strategy: str, features: Tensor | None, scores: Tensor, m: int, gener
     return SELECTIONS[strategy](features, scores, m, generator)
 
 
+def select_by_class(
+    strategy: str, features: Tensor | None, labels: Tensor, m: int, generator: torch.Generator
+) -> Tensor:
+    """Choose what a memory keeps of the n samples of a session of classes: `select` within each, `even_places` of them.
+
+    Args:
+        strategy: of `CLASS_SELECTIONS`.
+        features, m, generator: as of `select`.
+        labels: (n,) classes.
+
+    Returns:
+        (min(m, n),) distinct indices, class by class.
+
+    Raises:
+        ValueError: a strategy that goes by scores, or as of `select`.
+    """
+    if strategy in SELECTIONS and strategy not in CLASS_SELECTIONS:
+        raise ValueError(f"the {strategy} selection goes by scores; for classes: {', '.join(CLASS_SELECTIONS)}")
+    _, classes, counts = labels.cpu().unique(return_inverse=True, return_counts=True)
+    chosen = [torch.empty(0, dtype=torch.long)]
+    for label, places in enumerate(even_places(counts, m).tolist()):
+        members = (classes == label).nonzero().view(-1)
+        own = None if features is None else features[members.to(features.device)]
+        chosen.append(members[select(strategy, own, classes[members], places, generator)])
+    return torch.cat(chosen)
+
+
+def even_places(counts: Tensor, m: int) -> Tensor:
+    """(C,) places of each class in a memory of m, given out in rounds, one to each class that has samples left.
+
+    They differ by at most one unless a class has no more samples; what does not divide evenly the first classes take.
+
+    Args:
+        counts: (C,) samples of each class.
+        m: places altogether.
+    """
+    has_left = torch.arange(min(m, max(counts.tolist(), default=0)))[:, None] < counts
+    is_within = has_left.flatten().cumsum(0).view_as(has_left) <= m
+    return (has_left & is_within).sum(0)
+
+
 def _labels(request: Request) -> Tensor:
     labels = request.labels()
     assert labels is not None, "Buffer.add_data insists on labels for the strategies of NEED_LABELS"
@@ -240,3 +284,5 @@ SELECTIONS: dict[str, Callable[[Any, Tensor, int, torch.Generator], Tensor]] = {
     "kmeans": lambda features, scores, m, generator: kmeans(features, m),
     "first": lambda features, scores, m, generator: torch.arange(len(scores))[:m],
 }
+# Those that do not take labels for amounts.
+CLASS_SELECTIONS = tuple(name for name in SELECTIONS if name != "ordered-uniform")

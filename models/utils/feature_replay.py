@@ -6,16 +6,20 @@ from argparse import ArgumentParser
 
 import torch
 
-from datasets.utils.continual_dataset import ContinualDataset
+from datasets.utils.continual_dataset import SCORE_SETTINGS, ContinualDataset
 from models.utils.continual_model import ContinualModel
-from utils.args import add_rehearsal_args
+from utils.args import add_buffer_args, positive
 from utils.episodes import even_shares
+from utils.errors import UsageError
 from utils.features import extract_features
-from utils.selection import NEED_FEATURES, SELECTIONS, select
+from utils.second_stage import LearntStage
+from utils.selection import CLASS_SELECTIONS, NEED_FEATURES, SELECTIONS, select, select_by_class
 
 
 class FeatureReplay(ContinualModel):
     """At its end every session but the last stores the features of some of its samples, for the head to learn from.
+
+    Sessions have even shares of the buffer, and so have the classes of a session; --selection chooses within a class.
 
     Attributes:
         buffer: of features as examples, labels, and sessions as task labels; filled session after session.
@@ -23,7 +27,8 @@ class FeatureReplay(ContinualModel):
 
     @staticmethod
     def get_parser(parser: ArgumentParser) -> ArgumentParser:
-        add_rehearsal_args(parser)
+        add_buffer_args(parser)
+        parser.add_argument("--minibatch_size", type=positive, help="replayed features a step (default: batch_size)")
         add = parser.add_argument_group("stored features").add_argument
         add("--selection", choices=list(SELECTIONS), default="ordered-uniform", help="what a session stores")
         add("--stored_view", choices=["clean", "augmented"], default="clean", help="view whose features are stored")
@@ -31,6 +36,18 @@ class FeatureReplay(ContinualModel):
 
     def __init__(self, backbone, loss, args, transform, dataset) -> None:  # type: ignore[no-untyped-def]
         super().__init__(backbone, loss, args, transform, dataset)
+        is_score = dataset.SETTING in SCORE_SETTINGS
+        if not is_score and args.selection not in CLASS_SELECTIONS:
+            raise UsageError(
+                f"--selection {args.selection} goes by scores, and {dataset.NAME} has classes; choose one of "
+                f"{', '.join(CLASS_SELECTIONS)}"
+            )
+        if isinstance(self.second_stage, LearntStage):
+            raise UsageError(
+                f"--stage2 {args.stage2} learns from samples of past classes, and {self.NAME} stores none, only "
+                "features; take tau-norm or tde, which learn from nothing, or leave it out"
+            )
+        self.select = select if is_score else select_by_class
         self.buffer = self.make_buffer("fill")
 
     @torch.no_grad()
@@ -53,9 +70,9 @@ class FeatureReplay(ContinualModel):
         seen_by = (view, self.args.batch_size, self.device)
         if strategy in NEED_FEATURES:
             features, labels = extract_features(self.net, data, torch.arange(len(data)), *seen_by)
-            chosen = select(strategy, features, labels, share, generator).to(self.device)
+            chosen = self.select(strategy, features, labels, share, generator).to(self.device)
             features, labels = features[chosen], labels[chosen]
         else:
-            chosen = select(strategy, None, data.targets, share, generator)
+            chosen = self.select(strategy, None, data.targets, share, generator)
             features, labels = extract_features(self.net, data, chosen, *seen_by)
         self.buffer.add_data(features, labels=labels, task_labels=torch.full((len(labels),), self.current_task))
