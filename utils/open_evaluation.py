@@ -144,7 +144,7 @@ def flexible_figures(
     """
     sets = dataset.evaluation_sets()
     targets, held_out = ([part.labels for part in sets if (part.tasks is None) == is_out] for is_out in (False, True))
-    names = dict.fromkeys([*(["union"] if len(targets) > 1 else []), *names])
+    asked = list(dict.fromkeys([*(["union"] if len(targets) > 1 else []), *names]))
     # A group of one label would ask nothing.
     n_groups = max(1, min(candidate_sets.N_GROUPS, len(candidate_sets.distinct(targets)) // 2))
     groups = {
@@ -153,9 +153,9 @@ def flexible_figures(
         "mix": lambda: candidate_sets.mix(targets, n_groups=n_groups),
         "mix_zero_shot": lambda: candidate_sets.mix_zero_shot(targets, held_out, n_groups=n_groups),
     }
-    known = [(part.labels, *encodings.of_set(part)) for part in sets] if names else []
+    known = [(part.labels, *encodings.of_set(part)) for part in sets] if asked else []
     figures: dict[str, float] = {}
-    for name in names:
+    for name in asked:
         if name.endswith("zero_shot") and not held_out:
             figures[f"open_{name}"] = math.nan
             continue
