@@ -9,6 +9,7 @@ not do: whole numbers are at least 1 unless it says otherwise.
 
 from __future__ import annotations
 
+import enum
 import inspect
 import math
 from argparse import ArgumentParser, Namespace
@@ -23,14 +24,25 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from utils.args import positive, true_or_false
 from utils.errors import UsageError
 from utils.plugins import activate
-from utils.registry import Registry, normalise
+from utils.registry import Registry, imports_explained, normalise
 
 REGISTRY = Registry("backbone", "backbone")
-RETURN_TYPES = ("out", "features", "both", "full")
 Pixels = tuple[tuple[float, float, float], tuple[float, float, float]]
 # Mean and standard deviation of the pixels (0 to 1) of red, green and blue that CLIP was trained on.
 CLIP_PIXELS: Pixels = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 _PIXELS: dict[str, Pixels | None] = {}
+
+
+class ReturnTypes(enum.StrEnum):
+    """What `forward` of a network can return, by the names that methods of Mammoth use."""
+
+    OUT = "out"
+    FEATURES = "features"
+    BOTH = "both"
+    FULL = "full"
+
+
+RETURN_TYPES = tuple(kind.value for kind in ReturnTypes)
 
 
 class ContinualBackbone(nn.Module):
@@ -147,6 +159,15 @@ class MammothBackbone(ContinualBackbone):
     def __init__(self, **kwargs: Any) -> None:
         nn.Module.__init__(self)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are; a network that notes this itself may do so, without effect."""
+        return next(self.parameters()).device
+
+    @device.setter
+    def device(self, device: Any) -> None:
+        pass
+
     def forward(self, x: Tensor, returnt: str = "out") -> Any:
         raise NotImplementedError
 
@@ -206,6 +227,7 @@ def get_backbone_parser(name: str, parser: ArgumentParser) -> ArgumentParser:
     return parser
 
 
+@imports_explained()
 def get_backbone(args: Namespace) -> ContinualBackbone:
     """Build `args.backbone` for the stream described by `args.num_classes` and `args.input_shape`.
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 from utils.args import complete
 from utils.paths import set_base_path
-from utils.registry import Registry
+from utils.registry import Registry, imports_explained
 
 if TYPE_CHECKING:
     from datasets.utils.continual_dataset import ContinualDataset
@@ -30,6 +30,9 @@ def get_dataset_names() -> list[str]:
     return REGISTRY.names()
 
 
+get_all_datasets = get_dataset_names
+
+
 def get_dataset_class(args: Namespace | str) -> type[ContinualDataset]:
     """The stream's class; raises UsageError with the nearest names if there is none.
 
@@ -41,6 +44,7 @@ def get_dataset_class(args: Namespace | str) -> type[ContinualDataset]:
     return taken_over(cls)  # type: ignore[arg-type]
 
 
+@imports_explained()
 def get_dataset(args: Namespace) -> ContinualDataset:
     """Build the stream `args.dataset` without reading its data.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datasets.utils.continual_dataset import ContinualDataset
 from models.utils.averaged_gem import AveragedGEM
 from utils.episodes import even_shares, first_samples
+from utils.gradient_slots import project as project
 
 
 class AGEM(AveragedGEM):

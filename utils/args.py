@@ -1,8 +1,9 @@
 """The command line and the configuration files: one resolved set of values, each knowing where it came from.
 
-Layers, each overriding the one before: defaults of the parser, configs/datasets/<dataset>.yaml,
-configs/models/<model>.yaml (its `default` block, then with `--model_config` the best values for this stream or a preset
-of the method), the file of `--config`, the command line. Only the chosen method, stream and backbone are imported.
+Layers, each overriding the one before: defaults of the parser, configs/datasets/<dataset>.yaml, what a plugin sets for
+options that are not its own, configs/models/<model>.yaml (its `default` block, then with `--model_config` the best
+values for this stream or a preset of the method), the file of `--config`, the command line. Only the chosen method,
+stream and backbone are imported.
 """
 
 from __future__ import annotations
@@ -547,11 +548,13 @@ def _layers(
             # They are in memory: processes that read ahead would only copy them.
             layers.append(("features", {"backbone": "clip-features", "num_workers": 0}))
     if "model" in chosen:
-        from models import REGISTRY, get_model_parser
+        from models import REGISTRY, add_model_options
         from models.utils import load_model_config
 
         chosen["model"] = normalise(str(chosen["model"]))
-        get_model_parser(chosen["model"], parser)
+        # What a plugin says of options that are not its own, cut below to those that there are.
+        wishes = add_model_options(chosen["model"], parser)
+        layers.append(("plugin", wishes))
         choice = Namespace(model=chosen["model"], dataset=chosen.get("dataset"), model_config=model_config)
         if chosen["model"] not in REGISTRY.plugin_of():
             layers.append((f"configs/models/{chosen['model']}.yaml", load_model_config(choice, buffer_size)))
@@ -568,9 +571,16 @@ def _layers(
         get_backbone_parser(backbone, parser)
     if "dataset" in chosen:
         # Defaults for options that only some methods have.
-        known = {action.dest for action in parser._actions}
-        layers[0] = (layers[0][0], {name: value for name, value in layers[0][1].items() if name in known})
+        layers[0] = (layers[0][0], _known_to(parser, layers[0][1]))
+    layers = [(layer, _known_to(parser, content) if layer == "plugin" else content) for layer, content in layers]
     return [(layer, for_backbone(content, backbone)) for layer, content in layers]
+
+
+def _known_to(parser: ArgumentParser, values: dict[str, Any]) -> dict[str, Any]:
+    """The values of options that a parser has."""
+    known = {action.dest for action in parser._actions}
+    flags = parser._option_string_actions
+    return {name: value for name, value in values.items() if name in known or f"--{name}" in flags}
 
 
 def _plugins_of(config: dict[str, Any], place: str | Path) -> list[str]:

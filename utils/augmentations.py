@@ -111,6 +111,11 @@ class CustomRandomCrop:
         return cut if x.ndim == 4 else cut[0]
 
 
+def random_crop(x: Tensor, padding: int) -> Tensor:
+    """`CustomRandomCrop` of square images, to the size that they have."""
+    return CustomRandomCrop(x.shape[-1], padding)(x)
+
+
 class CustomRandomHorizontalFlip:
     """Mirror each image with probability 1/2."""
 

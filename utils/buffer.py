@@ -31,9 +31,11 @@ class Buffer(nn.Module):
         buffer_size: capacity in samples; 0 makes a memory that keeps nothing.
         device: where the content lives.
         sample_selection_strategy: which samples stay; a key of `utils.selection.STRATEGIES`.
-        seed: of the generator behind both the strategy and `get_data`; drawn from the global generator by default.
+        seed: of the generator behind both the strategy and `get_data`; drawn from the global generator by default. A
+            word is taken for `mode`, which methods of Mammoth from before 2024 pass in this place.
         n_tasks: tasks of the stream, which older methods of Mammoth pass, third in order; without effect.
         mode: older name of the strategy.
+        dataset: the stream, which newer methods of Mammoth pass; without effect.
 
     Raises:
         ValueError: negative capacity or unknown strategy.
@@ -44,15 +46,18 @@ class Buffer(nn.Module):
         buffer_size: int,
         device: str | torch.device = "cpu",
         sample_selection_strategy: str | int = "reservoir",
-        seed: int | None = None,
+        seed: int | str | None = None,
         n_tasks: int | None = None,
         mode: str | None = None,
+        dataset: object = None,
     ) -> None:
         super().__init__()
         if buffer_size < 0:
             raise ValueError(f"buffer_size must be 0 or more, not {buffer_size}")
         if isinstance(sample_selection_strategy, int):
             sample_selection_strategy = "reservoir"
+        if isinstance(seed, str):
+            mode, seed = mode or seed, None
         strategy = (mode or sample_selection_strategy).replace("_", "-")
         strategy = ALIASES.get(strategy, strategy)
         if strategy not in STRATEGIES:
@@ -82,6 +87,11 @@ class Buffer(nn.Module):
         self.num_seen_examples = self.n_stored = 0
 
     @property
+    def used_attributes(self) -> list[str]:
+        """Names of what is stored, as methods of Mammoth ask for them."""
+        return list(self.attributes)
+
+    @property
     def n_bytes(self) -> int:
         """Bytes that the allocated tensors take."""
         return sum(tensor.numel() * tensor.element_size() for tensor in self._tensors().values())
@@ -105,7 +115,8 @@ class Buffer(nn.Module):
             (B,) slot that each sample went to, -1 for one that was not kept.
 
         Raises:
-            ValueError: lengths differ, or the attributes, shapes or dtypes are not those of the first call.
+            ValueError: lengths differ, the attributes, shapes or dtypes are not those of the first call, or an
+                attribute has a name that buffers use otherwise.
         """
         given = {"examples": examples, "labels": labels, "logits": logits, "task_labels": task_labels, **more}
         batch = {name: value.detach() for name, value in given.items() if value is not None}
@@ -158,6 +169,7 @@ class Buffer(nn.Module):
         cpt: int | None = None,
         return_not_aug: bool = False,
         not_aug_transform: Callable[[Tensor], Tensor] | None = None,
+        force_indexes: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
         """A random draw without replacement.
 
@@ -170,6 +182,7 @@ class Buffer(nn.Module):
             cpt: classes of every task, to tell the task of a sample by its label where no task labels are stored.
             return_not_aug: put the examples without `transform` before those with it.
             not_aug_transform: applied to these.
+            force_indexes: take the samples in these slots, and draw nothing.
 
         Returns:
             ([indices,] [not augmented,] examples, labels, ...): the attributes given to `add_data`, in the order of
@@ -180,10 +193,13 @@ class Buffer(nn.Module):
         """
         if self.is_empty():
             raise ValueError("nothing is stored in the buffer; ask is_empty() before get_data()")
-        indices = torch.randperm(self.n_stored, generator=self.generator)
-        if mask_task_out is not None:
-            indices = indices[(self._tasks(cpt)[: self.n_stored] != mask_task_out).cpu()[indices]]
-        indices = indices[: max(size, 0)]
+        if force_indexes is not None:
+            indices = self._slots(force_indexes)
+        else:
+            indices = torch.randperm(self.n_stored, generator=self.generator)
+            if mask_task_out is not None:
+                indices = indices[(self._tasks(cpt)[: self.n_stored] != mask_task_out).cpu()[indices]]
+            indices = indices[: max(size, 0)]
         data = self.get_data_by_index(indices, transform=transform, device=device)
         if return_not_aug:
             data = (self.get_data_by_index(indices, transform=not_aug_transform, device=device)[0], *data)
@@ -203,17 +219,33 @@ class Buffer(nn.Module):
         transform: Callable[[Tensor], Tensor] | None = None,
         device: str | torch.device | None = None,
     ) -> tuple[Tensor, ...]:
-        """The samples in the given slots; arguments and result as in `get_data`.
+        """The samples in the given slots; other arguments and result as in `get_data`.
+
+        Args:
+            indexes: numbers of slots, one number, or a mask: True for every slot that is asked for, over all slots or
+                over those in use.
 
         Raises:
-            IndexError: a slot holds nothing.
+            IndexError: a slot holds nothing, or a mask has another length.
         """
         target = torch.device(device) if device is not None else self.device
-        indexes = torch.as_tensor(indexes).long().to(self.device)
+        indexes = self._slots(indexes)
         if len(indexes) and not (0 <= int(indexes.min()) and int(indexes.max()) < self.n_stored):
             raise IndexError(f"slots {indexes.tolist()} asked for, but only the first {self.n_stored} are in use")
         examples, *others = (tensor[indexes].to(target) for tensor in self._tensors().values())
         return (apply_transform(examples, transform), *others)
+
+    def _slots(self, indexes: Any) -> Tensor:
+        """(n,) numbers of the slots that are meant; see `get_data_by_index`."""
+        indexes = torch.as_tensor(indexes).to(self.device)
+        if indexes.dtype is torch.bool:
+            if indexes.shape not in ((self.n_stored,), (self.buffer_size,)):
+                raise IndexError(
+                    f"a mask of slots has {self.n_stored} entries, one for each in use, or {self.buffer_size}, not "
+                    f"{tuple(indexes.shape)}"
+                )
+            return indexes.nonzero().view(-1)
+        return indexes.long().view(1) if indexes.ndim == 0 else indexes.long()
 
     def get_all_data(
         self, transform: Callable[[Tensor], Tensor] | None = None, device: str | torch.device | None = None
@@ -278,6 +310,9 @@ class Buffer(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def _allocate(self, batch: dict[str, Tensor]) -> None:
+        taken = [name for name in batch if hasattr(self, name)]
+        if taken:
+            raise ValueError(f"{', '.join(taken)}: buffers use this name otherwise; choose another for the attribute")
         self.attributes = [name for name in ATTRIBUTES if name in batch]
         self.attributes += [name for name in batch if name not in ATTRIBUTES]
         for name in self.attributes:

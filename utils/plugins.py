@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from utils.errors import UsageError
-from utils.registry import PACKAGES, ROOT, Registry, import_problem, import_torchvision_for
+from utils.registry import PACKAGES, ROOT, Registry, import_problem
 
 if TYPE_CHECKING:
     from models.utils.continual_model import ContinualModel
@@ -46,14 +46,15 @@ def _registries() -> list[Registry]:
 def _load(path: Path) -> ModuleType:
     from datasets.utils.continual_dataset import ContinualDataset
     from models.utils.continual_model import ContinualModel
+    from utils.torchvision_import import declare_operators
 
     registries = _registries()
     models, datasets, _ = registries
     try:
-        text = path.read_text(encoding="utf-8")
+        path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--plugin {path}: cannot be read: {error}") from error
-    import_torchvision_for(text)
+    declare_operators()
     _find_modules_beside(path)
     digest = hashlib.sha256(str(path).encode()).hexdigest()[:8]
     spec = importlib.util.spec_from_file_location(f"plugin_{path.stem}_{digest}", path)

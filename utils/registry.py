@@ -13,9 +13,11 @@ import importlib
 import re
 import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from utils.absent_names import why_absent
 from utils.errors import UsageError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -23,7 +25,6 @@ _NAME = re.compile(
     r"""^\s+NAME(?:\s*:\s*[\w\[\].]+)?\s*=\s*["']([^"']+)["'] | ^@register_\w+\(\s*["']([^"']+)["']""",
     re.MULTILINE | re.VERBOSE,
 )
-_TORCHVISION = re.compile(r"^(?:import|from)\s+torchvision\b", re.MULTILINE)
 PACKAGES = ("backbone", "datasets", "models", "utils")
 
 
@@ -45,17 +46,6 @@ def unknown_name_message(what: str, name: str, known: Iterable[str]) -> str:
     return f"unknown {what} '{name}'; {hint}"
 
 
-def import_torchvision_for(text: str) -> None:
-    """Make a file's own `import torchvision` work beside any build of torch, if it has one."""
-    if _TORCHVISION.search(text):
-        from utils.torchvision_import import import_torchvision
-
-        try:
-            import_torchvision()
-        except ImportError:
-            return  # the file's own import says so, with its line
-
-
 def import_problem(path: Path, error: Exception) -> UsageError:
     """What to tell about an error that ended the import of a file: where, what, and what to do about it."""
     line = error.lineno if isinstance(error, SyntaxError) else None
@@ -65,14 +55,32 @@ def import_problem(path: Path, error: Exception) -> UsageError:
     hint = ""
     if isinstance(error, ImportError):
         package = (error.name or "").partition(".")[0]
-        hint = (
-            ". The project has no such part: a plugin in a folder called models, datasets, backbone or utils also "
-            "finds the modules that lie beside it and in its sister folders"
-            if package in PACKAGES
-            else f". Install {package}, or leave out what needs it"
-        )
+        if package in PACKAGES:
+            hint = f"; {why_absent(error) or 'the project has no such part'}"
+            if isinstance(error, ModuleNotFoundError):
+                hint += (
+                    ". A plugin in a folder called models, datasets, backbone or utils also finds the modules that lie "
+                    "beside it and in its sister folders"
+                )
+        elif package:
+            hint = f". Install {package}, or leave out what needs it"
     message = error.msg if isinstance(error, SyntaxError) else str(error)
     return UsageError(f"{path}{f', line {line}' if line else ''}: {type(error).__name__}: {message}{hint}")
+
+
+@contextmanager
+def imports_explained() -> Iterator[None]:
+    """An import within the block that fails, in a hook of a method say, is told as one at the head of a file is.
+
+    Raises:
+        UsageError: in place of the ImportError, with the file of the project or of a plugin that it came out of.
+    """
+    try:
+        yield
+    except ImportError as error:
+        files = [Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
+        ours = [path for path in files if path in Registry.active or path.is_relative_to(ROOT)]
+        raise import_problem(ours[-1], error) from error
 
 
 @functools.cache
@@ -178,7 +186,9 @@ class Registry:
             if key not in modules:
                 raise UsageError(unknown_name_message(self.what, name, self.names()))
             path = ROOT / self.package / f"{modules[key].rpartition('.')[2]}.py"
-            import_torchvision_for(path.read_text(encoding="utf-8"))
+            from utils.torchvision_import import declare_operators
+
+            declare_operators()
             try:
                 module = importlib.import_module(modules[key])
             except ImportError as error:

@@ -15,6 +15,9 @@ from utils.checkpoints import load_checkpoint, module_modes, save_checkpoint, se
 from utils.conf import get_rng_state, set_rng_state
 from utils.early_stopping import EarlyStopping
 from utils.errors import DataError, StorageError
+from utils.evaluate import evaluate as evaluate
+from utils.evaluate import mask_classes as mask_classes
+from utils.registry import imports_explained
 from utils.results import Results
 from utils.run import Run
 
@@ -53,6 +56,7 @@ class Loop:
         self.began = self.task_began = time.monotonic()
         self.save_is_proven = False
 
+    @imports_explained()
     def train(self) -> Results:
         """Run to the end, or to `--stop_after`."""
         if not self.started:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from datasets.utils import scenarios
-from datasets.utils.augment import Operation, ToFloat, Transform
+from datasets.utils.augment import Denormalize, Operation, ToFloat, Transform
 from datasets.utils.evaluation_sets import (
     EvaluationSet,
     first_tasks,
@@ -62,6 +62,23 @@ class _Arranged:
     labelled: list[np.ndarray]
 
 
+class Denormalization(Transform):
+    """The inverse of a normalisation.
+
+    Attributes:
+        mean, std: (C,) of the normalisation, 0 and 1 where there is none.
+
+    Args:
+        operations: called in turn.
+        n_channels: C of the samples.
+    """
+
+    def __init__(self, operations: Sequence[Operation], n_channels: int) -> None:
+        super().__init__(operations)
+        found = [(step.mean, step.std) for step in operations if isinstance(step, Denormalize)]
+        self.mean, self.std = found[0] if found else (torch.zeros(n_channels), torch.ones(n_channels))
+
+
 @dataclass
 class Samples:
     """What a stream reads from its files: two sources and what is known about their samples.
@@ -105,7 +122,7 @@ class ContinualDataset:
         SHUFFLED: whether every pass over a task has an order of its own; else samples come in the order of the split.
         gives_unlabelled: whether training loaders hold samples without a label (`UNLABELLED`, or NaN for a score) too;
             set before the first task, for methods that declare `SEMI_SUPERVISED`.
-        current_task: index of the current task, -1 before the first.
+        current_task: index of the current task, -1 before the first. c_task: the same, by its name in Mammoth.
         train_loader: of the current task.
         names: one word per task, for tables.
         held_out: data sets that are never trained on, as `--held_out` names them.
@@ -133,7 +150,7 @@ class ContinualDataset:
         self.args = args
         self.device = get_device(args)
         self.gives_unlabelled = False
-        self.current_task = -1
+        self.current_task = self.c_task = -1
         self.train_loader: StreamLoader | None = None
         self.skipped: list[str] = []
         self._samples: Samples | None = None
@@ -237,7 +254,7 @@ class ContinualDataset:
 
     def set_task(self, task: int) -> tuple[StreamLoader, StreamLoader]:
         """Jump to a task, as `get_data_loaders` does to the next one."""
-        self.current_task = task
+        self.current_task = self.c_task = task
         arranged = self._arrangement
         indices, keep_label = arranged.split.train[task], arranged.labelled[task]
         if self._is_joint:
@@ -394,9 +411,9 @@ class ContinualDataset:
         """Raw batch -> normalised batch, without augmentation."""
         return self._normalization
 
-    def get_denormalization_transform(self) -> Transform:
+    def get_denormalization_transform(self) -> Denormalization:
         """Normalised batch -> floats on the raw scale ([0, 1] for images)."""
-        return Transform(self.denormalization())
+        return Denormalization(self.denormalization(), self.input_shape[0])
 
     def get_epochs(self) -> int:
         """Epochs of the current task: at most, with early stopping; begun, for a number of iterations; with a time,
@@ -411,6 +428,10 @@ class ContinualDataset:
         """Batches of an epoch of the current task."""
         n = 0 if self.train_loader is None else len(self.train_loader)
         return min(n, DEBUG_BATCHES) if getattr(self.args, "debug_mode", False) else n
+
+    def get_iters(self) -> int | None:
+        """Batches of every task, where their number limits it."""
+        return getattr(self.args, "n_iters", None)
 
     def get_batch_size(self) -> int:
         return self.args.batch_size
@@ -439,6 +460,14 @@ class ContinualDataset:
     def class_names(self) -> list[str]:
         """Names of the classes in order of arrival; none on streams of scores."""
         return []
+
+    def get_class_names(self) -> list[str]:
+        """`class_names`, as methods of Mammoth ask for them."""
+        return self.class_names
+
+    def get_prompt_templates(self) -> list[str]:
+        """`PROMPTS`, as methods of Mammoth ask for them."""
+        return list(self.PROMPTS)
 
     def texts(self, names: Sequence[str]) -> list[str]:
         """What classes of these names are called in a sentence."""

@@ -29,7 +29,11 @@ class TaskData(Dataset):
         scores: (n,) float64 scores as judged, on score streams. Targets are scaled and rounded, which breaks ties.
         true_targets: (n,) what `targets` are without label noise and without missing labels, for analysis: those of a
             batch are `loader.dataset.true_targets[loader.positions]`.
+        transform: of raw batches, in place of the loader's; None unless a method may set one (`OpenData`).
+        fields: further values of every sample by name, (n, ...) tensors; none unless a method adds some (`OpenData`).
     """
+
+    transform: Callable[[Tensor], Tensor] | None = None
 
     def __init__(
         self,
@@ -46,9 +50,25 @@ class TaskData(Dataset):
         self.difficulty = difficulty
         self.scores = scores
         self.true_targets = targets if true_targets is None else true_targets
+        self.fields: dict[str, Tensor] = {}
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    @property
+    def data(self) -> Any:
+        """All samples in one array, in the layout of torchvision's data sets: uint8 images (n, H, W, C), or (n, H, W)
+        of one channel; samples of other kinds as they are. Read when asked for.
+
+        Raises:
+            ValueError: a sample could not be read.
+        """
+        raw, _, problems = self.source.read(self.indices)
+        if problems:
+            raise ValueError(f"samples cannot be seen as one array, some are unreadable: {problems[0]}")
+        if raw.dtype != torch.uint8 or raw.ndim != 4:
+            return raw.numpy()
+        return raw[:, 0].numpy() if raw.shape[1] == 1 else raw.permute(0, 2, 3, 1).numpy()
 
     def __getitem__(self, positions: Any) -> tuple[Tensor, Tensor, Tensor, list[str]]:
         """(raw samples, targets, positions within the task, messages about samples that could not be read)."""
@@ -61,8 +81,9 @@ class TaskData(Dataset):
 class StreamLoader:
     """Iterates over one task.
 
-    Training loaders yield (inputs, labels, not_aug_inputs): inputs after `transform`, on the device; not_aug_inputs is
-    the raw batch on the device, not a copy. Test loaders (`training=False`) keep the order and yield (inputs, labels).
+    Training loaders yield (inputs, labels, not_aug_inputs, *extras): inputs after `transform`, on the device;
+    not_aug_inputs is the raw batch on the device, not a copy; extras are the rows of the samples in `dataset.fields`.
+    Test loaders (`training=False`) keep the order and yield (inputs, labels).
 
     The order of the i-th pass is a function of the seed, the task and i alone, so a pass can be taken up in its middle:
     set `passes` and call `iterate(start=number of the next batch)`.
@@ -136,9 +157,10 @@ class StreamLoader:
                 continue
             raw = raw.to(self.device, non_blocking=True)
             targets = targets.to(self.device, non_blocking=True)
-            inputs = self.transform(raw)
+            inputs = (self.dataset.transform or self.transform)(raw)
             self.positions = positions
-            yield number, ((inputs, targets, raw) if self.training else (inputs, targets))
+            extras = [values[positions].to(self.device, non_blocking=True) for values in self.dataset.fields.values()]
+            yield number, ((inputs, targets, raw, *extras) if self.training else (inputs, targets))
 
     def _read(self, batches: list[Tensor]) -> Iterator[Any]:
         # Worker processes serve one pass at a time; a pass inside a pass is read here.

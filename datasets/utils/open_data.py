@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from datasets.utils.augment import ToFloat
 from datasets.utils.loader import StreamLoader, TaskData
 from datasets.utils.sources import TensorSource
+from utils.conf import randomness_apart
 
 # What a field may not be called: the data set's own.
 _OWN = frozenset(
@@ -32,7 +36,9 @@ class OpenData(TaskData):
         data: uint8 images (n, H, W, C), or (n, H, W) of one channel; samples of other kinds as they are. Assigning
             replaces the samples; the number of targets must be made to fit.
         targets: (n,) labels or scores, int64 or float32.
-        transform: what makes an input of a sample.
+        transform: what makes inputs of raw samples, here and in the stream's loader. One that is assigned and is not of
+            this project is called sample by sample, with an image of Pillow or, if it cannot take that, with a tensor.
+        transform_was_set: whether one was assigned.
         not_aug_transform: raw sample to floats.
         fields: (n, ...) values by name, passed to `observe` under that name. Assigning a tensor or an array of n rows
             to any new attribute adds one.
@@ -44,10 +50,10 @@ class OpenData(TaskData):
 
     def __init__(self, loader: StreamLoader) -> None:
         given = loader.dataset
-        self.fields: dict[str, Any] = {}
         self.replaced = False
         super().__init__(given.source, given.indices, given.targets, given.difficulty, given.scores, given.true_targets)
-        self.transform = loader.transform
+        self._transform = loader.transform
+        self.transform_was_set = False
         self.not_aug_transform = ToFloat()
 
     def __len__(self) -> int:
@@ -63,13 +69,23 @@ class OpenData(TaskData):
         self._targets = np.asarray(values.cpu() if isinstance(values, Tensor) else values)
 
     @property
+    def transform(self) -> Callable[[Tensor], Tensor]:
+        return self._transform
+
+    @transform.setter
+    def transform(self, given: Callable[[Any], Any] | None) -> None:
+        if given is None:
+            self._transform = self.not_aug_transform
+        elif str(getattr(given, "__module__", "")).startswith(("datasets.", "utils.")):
+            self._transform = given
+        else:
+            sample = self.not_aug_transform(self.source.read(self.indices[:1])[0])[0]
+            self._transform = functools.partial(_one_by_one, given, takes_images=_takes_images(given, sample))
+        self.transform_was_set = True
+
+    @property
     def data(self) -> Any:
-        raw, _, problems = self.source.read(self.indices)
-        if problems:
-            raise ValueError(f"samples cannot be seen as one array, some are unreadable: {problems[0]}")
-        if raw.dtype != torch.uint8 or raw.ndim != 4:
-            return raw.numpy()
-        return raw[:, 0].numpy() if raw.shape[1] == 1 else raw.permute(0, 2, 3, 1).numpy()
+        return super().data
 
     @data.setter
     def data(self, values: Any) -> None:
@@ -141,6 +157,28 @@ class OpenData(TaskData):
             self.source, self.indices = TensorSource(state["raw"]), np.arange(len(state["raw"]))
             self.targets = state["targets"]
         self.fields = dict(state["fields"])
+
+
+def _one_by_one(transform: Callable[[Any], Any], batch: Tensor, takes_images: bool) -> Tensor:
+    done = [torch.as_tensor(transform(_image(sample) if takes_images else sample)) for sample in batch.cpu()]
+    return torch.stack(done).to(batch.device)
+
+
+def _takes_images(transform: Callable[[Any], Any], sample: Tensor) -> bool:
+    """Whether a transform makes a tensor of an image of Pillow, which is what data sets of torchvision give it."""
+    if sample.ndim != 3 or len(sample) not in (1, 3, 4):
+        return False
+    with randomness_apart(0):
+        try:
+            torch.as_tensor(transform(_image(sample)))
+        except (AttributeError, TypeError, ValueError, RuntimeError):
+            return False
+    return True
+
+
+def _image(sample: Tensor) -> Image.Image:
+    pixels = (sample * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
 
 
 def open_data(loader: StreamLoader | None) -> OpenData:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import functools
 import inspect
 import math
 import sys
+import textwrap
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,7 +18,7 @@ from torch import Tensor, nn
 
 from backbone import ContinualBackbone
 from datasets.utils.augment import Transform
-from datasets.utils.continual_dataset import ContinualDataset
+from datasets.utils.continual_dataset import DEBUG_BATCHES, ContinualDataset
 from datasets.utils.open_data import open_data
 from utils.augmentations import OneOrMany
 from utils.buffer import Buffer
@@ -27,6 +29,8 @@ from utils.plain_state import PlainState
 from utils.second_stage import second_stage
 from utils.token_replay import TokenBuffer, TokenReplay, token_replay
 
+# What methods of this project use and the base class of Mammoth's methods has not.
+OURS = frozenset({"step", "log", "make_buffer", "buffer_capacity", "minibatch_size", "optimizer_apart"})
 OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
 
@@ -36,8 +40,9 @@ class ContinualModel(nn.Module):
     Everything a method needs to go on after a stop must be in `state_dict()`: parameters, buffers, submodules that
     exist from the constructor on, and whatever a subclass adds to `get_extra_state`.
 
-    A method written for Mammoth runs as it stands. It is told by a constructor that can do without `dataset` (a plugin
-    without a constructor is one too), and gets what it expects: raw samples as floats in [0, 1]; a
+    A method written for Mammoth runs as it stands. It is told by a constructor that can do without `dataset`; a plugin
+    is one too, unless it derives from a method of this project, or its constructor requires `dataset` and it uses what
+    only this class offers (`OURS`). It gets what it expects: raw samples as floats in [0, 1]; a
     `train_loader.dataset` with `data`, `targets`, `transform` and samples by index (datasets/utils/open_data.py), to
     which fields for `observe` may be added; transforms that also take a single sample; an optimiser that stays if it
     made one itself. State that it keeps in plain attributes is part of the checkpoint as far as it is made of values
@@ -92,6 +97,7 @@ class ContinualModel(nn.Module):
             n_dims = len(dataset.input_shape)
             self.transform = OneOrMany(self.transform, n_dims)
             self.normalization_transform = OneOrMany(self.normalization_transform, n_dims)
+            self.original_transform = self.transform
             self.N_TASKS, self.N_CLASSES, self.SETTING = dataset.N_TASKS, dataset.N_CLASSES, dataset.SETTING
         self.current_task = 0
         self.n_tasks = dataset.N_TASKS
@@ -116,7 +122,12 @@ class ContinualModel(nn.Module):
         if owner is ContinualModel:
             return cls.__module__.startswith("plugin_")
         dataset = inspect.signature(vars(owner)["__init__"]).parameters.get("dataset")
-        return dataset is None or dataset.default is not dataset.empty
+        if dataset is None or dataset.default is not dataset.empty:
+            return True
+        classes = [
+            base for base in cls.__mro__[: cls.__mro__.index(ContinualModel)] if issubclass(base, ContinualModel)
+        ]
+        return all(base.__module__.startswith("plugin_") for base in classes) and not any(map(_uses_ours, classes))
 
     def constructed(self, dataset: ContinualDataset) -> None:
         """Called by `models.get_model` when the constructor is done."""
@@ -286,6 +297,12 @@ class ContinualModel(nn.Module):
         """(first, end) output of a task's classes; of the current task by default."""
         return self.dataset.get_offsets(self.current_task if task is None else task)
 
+    compute_offsets = get_offsets
+
+    def get_debug_iters(self) -> int:
+        """Batches of an epoch with `--debug_mode`."""
+        return DEBUG_BATCHES
+
     @property
     def n_past_classes(self) -> int:
         """Classes of the tasks before the current one."""
@@ -321,6 +338,8 @@ class ContinualModel(nn.Module):
 
     def meta_end_task(self, dataset: ContinualDataset) -> None:
         self.end_task(dataset)
+        # Older methods of Mammoth count tasks themselves, and have the next one's number by now.
+        self.current_task = dataset.current_task
         if self.second_stage is not None:
             self.second_stage.fit(self)
         lost = self._lost_state()
@@ -358,7 +377,7 @@ class ContinualModel(nn.Module):
         self.logged = {}
         if self.token_replay is not None:
             inputs, not_aug_inputs = self.token_replay.encode(not_aug_inputs)
-        more = {"epoch": epoch, **self._fields_of_batch()} if self.is_mammoth_style() else {"epoch": epoch}
+        more = {"epoch": epoch, **self._named(extras)}
         function = getattr(self.observe, "__func__", self.observe)
         returned = self.observe(inputs, labels, not_aug_inputs, **_accepted(function, more))
         try:
@@ -411,19 +430,30 @@ class ContinualModel(nn.Module):
         """Names of what a resumed run would lack."""
         if self._plain_state is None:
             return []
-        return sorted({*self._plain_state.changed(self)[1], *(["opt"] if self._opt_is_own else [])})
-
-    def _fields_of_batch(self) -> dict[str, Any]:
-        """What was added to the samples of the batch that the training loader gave last."""
         loader = self.dataset.train_loader
-        if loader is None:
-            return {}
-        fields = open_data(loader).fields
-        return {name: torch.as_tensor(values)[loader.positions].to(self.device) for name, values in fields.items()}
+        was_set = loader is not None and open_data(loader).transform_was_set
+        own = [name for name, is_own in (("opt", self._opt_is_own), ("transform of samples", was_set)) if is_own]
+        return sorted({*self._plain_state.changed(self)[1], *own})
+
+    def _named(self, extras: tuple[Tensor, ...]) -> dict[str, Tensor]:
+        """The further tensors of a batch of the training loader by the names that they were added under."""
+        loader = self.dataset.train_loader
+        return dict(zip(loader.dataset.fields, extras, strict=True)) if extras and loader is not None else {}
 
     def _option(self, name: str, default: Any) -> Any:
         value = getattr(self.args, name, None)
         return default if value is None else value
+
+
+def _uses_ours(cls: type) -> bool:
+    """Whether a class reads an attribute of `OURS` from `self` that it does not set itself."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(cls)))
+    except (OSError, TypeError, SyntaxError):
+        return False  # made at run time: there is no text of it
+    own = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "self"]
+    read, written = ({node.attr for node in own if isinstance(node.ctx, kind)} for kind in (ast.Load, ast.Store))
+    return bool(OURS & read - written - vars(cls).keys())
 
 
 def _accepted(function: Callable[..., Any], values: dict[str, Any]) -> dict[str, Any]:

@@ -53,7 +53,7 @@ def test_every_source_is_a_task_of_its_classes(three: SequentialOpen) -> None:
             assert {*loader.dataset.targets.tolist()} == {*range(*three.get_offsets(task))}
 
 
-def test_classes_of_one_text_are_two_classes_with_one_text_and_the_prompt_of_the_first(root: Path, tmp_path: Path) -> None:
+def test_classes_of_one_text_are_two_with_one_text_and_the_prompt_of_the_first(root: Path, tmp_path: Path) -> None:
     root = Path(shutil.copytree(root, tmp_path / "own"))
     (root / "birds" / "prompts.txt").write_text("a {}, a type of bird.\n\n {} in a tree \n")
     dataset = stream("--sources", "folder:birds,folder:city", "--data_root", str(root))

@@ -31,6 +31,8 @@ METHODS = {
     "anchored_2024": "--e_lambda 1",
     "greedy_2024": "--buffer_size 20 --cutmix_alpha 1",
     "maps_2025": "--use_maps yes",
+    "hindsight_2022": "--buffer_size 32",
+    "views_2025": "",
 }
 # An optimiser and a scheduler of its own, a network in the place of the first.
 NOT_CONTINUED = {"maps_2025"}
@@ -136,7 +138,7 @@ def test_method_sees_raw_images_as_floats_and_transforms_take_one_or_many(launch
 def test_default_that_a_method_sets_for_an_option_of_every_run_counts_less_than_the_command_line():
     plain, given = parse_args(line("dark_2024").split()), parse_args(line("dark_2024", "--clip_grad 1").split())
     assert (plain.clip_grad, given.clip_grad) == (2.5, 1.0)
-    assert (plain.savecheck, plain.sources["savecheck"], plain.sources["clip_grad"]) == ("last", "default", "default")
+    assert (plain.savecheck, plain.sources["savecheck"], plain.sources["clip_grad"]) == ("last", "plugin", "plugin")
     assert (plain.alpha, plain.beta) == (0.3, 0.5)
 
 

@@ -2,6 +2,7 @@
 
 import io
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -284,6 +285,61 @@ def test_asking_for_an_unused_slot_is_refused(slots):
 
 
 # Emptying, replacing
+
+
+@pytest.mark.parametrize("as_mask", [torch.tensor, list, np.array], ids=["tensor", "list", "array"])
+@pytest.mark.parametrize("n_slots", [4, 6], ids=["in use", "all"])
+def test_a_mask_gives_the_samples_in_the_slots_that_it_marks(as_mask, n_slots):
+    buffer = filled(n=4)
+    mask = as_mask([False, True, False, True, False, False][:n_slots])
+    assert buffer.get_data_by_index(mask)[-1].tolist() == [1, 3]
+    assert buffer.get_data(1, force_indexes=mask, return_index=True)[0].tolist() == [1, 3]
+
+
+@pytest.mark.parametrize("mask", [[True], [True] * 7, [[True, False]] * 3, [False] * 5 + [True]])
+def test_a_mask_of_another_length_or_of_an_unused_slot_is_refused(mask):
+    with pytest.raises(IndexError, match="in use"):
+        filled(n=4).get_data_by_index(torch.tensor(mask))
+
+
+@pytest.mark.parametrize("slot", [2, torch.tensor(2), np.int64(2), [2]])
+def test_one_slot_gives_a_batch_of_one(slot):
+    examples, *_, weights = filled(n=4).get_data_by_index(slot)
+    assert examples.shape == (1, 2, 3, 3)
+    assert weights.tolist() == [2]
+
+
+def test_forced_slots_come_in_their_order_and_leave_the_draws_as_they_are():
+    buffer, plain = filled(n=6), filled(n=6)
+    raw, augmented, *_, weights = buffer.get_data(
+        2, transform=lambda x: x + 100, return_not_aug=True, force_indexes=torch.tensor([5, 0, 5])
+    )
+    assert weights.tolist() == raw[:, 0, 0, 0].tolist() == [5, 0, 5]
+    assert torch.equal(augmented, raw + 100)
+    assert torch.equal(buffer.get_data(6)[-1], plain.get_data(6)[-1])
+    with pytest.raises(IndexError, match="in use"):
+        filled(n=4).get_data(2, force_indexes=torch.tensor([4]))
+
+
+def test_a_word_in_the_place_of_the_seed_is_the_strategy():
+    older = Buffer(6, "cpu", 3, "ring")
+    assert older.sample_selection_strategy == "ring"
+    assert Buffer(6, "cpu", 3, "ring", mode="reservoir").sample_selection_strategy == "reservoir"
+    newer = Buffer(6, "cpu", sample_selection_strategy="balancoir", dataset=object())
+    assert newer.sample_selection_strategy == "class-balanced"
+    with pytest.raises(ValueError, match="rings"):
+        Buffer(6, "cpu", 3, "rings")
+
+
+@pytest.mark.parametrize("name", ["generator", "n_stored", "get_data", "training"])
+def test_an_attribute_with_a_name_that_buffers_use_is_refused_and_nothing_is_stored(name):
+    buffer = Buffer(6, seed=0)
+    with pytest.raises(ValueError, match=f"^{name}: .*choose another"):
+        buffer.add_data(torch.zeros(2, 3), **{name: torch.zeros(2)})
+    assert buffer.used_attributes == []
+    assert (len(buffer), buffer.num_seen_examples) == (0, 0)
+    buffer.add_data(torch.zeros(2, 3), seeds=torch.zeros(2))
+    assert buffer.used_attributes == ["examples", "seeds"]
 
 
 def test_empty_forgets_the_content_and_the_count_and_accepts_other_attributes():

@@ -19,6 +19,25 @@ def test_transforms_import_in_a_fresh_interpreter() -> None:
     assert run(code) == "done"
 
 
+def test_schemas_are_not_declared_beside_a_torchvision_that_declares_them_itself(tmp_path: Path) -> None:
+    folder = tmp_path / "torchvision"
+    folder.mkdir()
+    (folder / "version.py").write_text("__version__ = '0.28.0+cpu'\n")
+    # Stands for the compiled library: a second declaration is an error.
+    schema = "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+    (folder / "__init__.py").write_text(
+        f"import torch\nlibrary = torch.library.Library('torchvision', 'DEF')\nlibrary.define({schema!r})\n"
+    )
+    code = f"""
+import sys
+sys.path.insert(0, {str(tmp_path)!r})
+from utils.torchvision_import import import_torchvision
+assert import_torchvision().__file__.startswith({str(tmp_path)!r})
+print('done')
+"""
+    assert run(code) == "done"
+
+
 def test_transforms_networks_and_data_sets_work() -> None:
     code = """
 import torch
