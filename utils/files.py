@@ -75,10 +75,13 @@ def append_line(path: str | Path, line: str) -> None:
 
 
 @contextlib.contextmanager
-def exclusive_lock(path: str | Path, busy_message: str) -> Iterator[None]:
+def exclusive_lock(path: str | Path, busy_message: str | None) -> Iterator[None]:
     """Hold a lock file for the duration of the block; the system releases it even after kill -9.
 
     A record lock belongs to the process alone: loading processes that outlive it for a moment do not hold on to it.
+
+    Args:
+        busy_message: what to say where another process holds it; None to wait until it does not.
 
     Raises:
         StorageError: another process holds it, or the file cannot be made.
@@ -89,9 +92,9 @@ def exclusive_lock(path: str | Path, busy_message: str) -> Iterator[None]:
         raise StorageError(f"cannot write {path}: {error}") from error
     with file:
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy_message is not None else 0))
         except (BlockingIOError, PermissionError) as error:
-            raise StorageError(busy_message) from error
+            raise StorageError(busy_message or f"cannot lock {path}: {error}") from error
         yield
 
 

@@ -129,13 +129,15 @@ def work(search: Search, n_trials: int, worker: int, sampler_seed: int) -> None:
 
     with _registered(search.folder) as name:
         while True:
-            _take_up_abandoned(study, search, name)
-            states = [trial.state for trial in study.get_trials(deepcopy=False)]
-            ended = [optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED]
-            if sum(state in ended or state == optuna.trial.TrialState.RUNNING for state in states) >= n_trials:
-                return
-            trial = study.ask()
-            trial.set_user_attr("worker", name)
+            # One worker after the other: two that count at once would both begin the last trial.
+            with exclusive_lock(search.folder / "workers" / "turn", None):
+                _take_up_abandoned(study, search, name)
+                states = [trial.state for trial in study.get_trials(deepcopy=False)]
+                counted = ("COMPLETE", "PRUNED", "RUNNING")
+                if sum(state.name in counted for state in states) >= n_trials:
+                    return
+                trial = study.ask()
+                trial.set_user_attr("worker", name)
             try:
                 value = run_trial(search, trial)
             except optuna.TrialPruned as error:

@@ -38,3 +38,15 @@ def test_lock_is_free_as_soon_as_its_process_is_dead_although_a_loading_process_
     with exclusive_lock(path, "busy"):
         pass
     subprocess.run(["kill", str(child)], check=True)
+
+
+def test_a_lock_can_be_waited_for(tmp_path):
+    code = (
+        "import sys, time; from utils.files import exclusive_lock\n"
+        "with exclusive_lock(sys.argv[1], ''): print('held', flush=True); time.sleep(0.5); print('over', flush=True)"
+    )
+    command = [sys.executable, "-c", code, tmp_path / "lock"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout.readline() == b"held\n"
+        with exclusive_lock(tmp_path / "lock", None):
+            assert holder.stdout.readline() == b"over\n"
