@@ -42,7 +42,9 @@ class MammothStream(ClassDataset):
     written_class: type[ContinualDataset]
 
     def __init__(self, args: Namespace) -> None:
-        self.written: Any = self.written_class(args)
+        # Written streams look whether they have noted names already.
+        unnamed = {} if _overrides(self.written_class, "class_names") else {"class_names": None}
+        self.written: Any = type(self.written_class.__name__, (self.written_class,), unnamed)(args)
         super().__init__(args)
         sizes = type(self).N_CLASSES_PER_TASK
         fits = isinstance(sizes, list | tuple) and len(sizes) == len(self.classes_per_task)
@@ -77,7 +79,7 @@ class MammothStream(ClassDataset):
             train_targets=np.concatenate([targets for _, targets in train]),
             test_targets=np.concatenate([targets for _, targets in test]),
             names=[str(name) for name in self.written.get_class_names()]
-            if hasattr(self.written, "get_class_names")
+            if _overrides(self.written_class, "get_class_names")
             else [],
         )
 

@@ -25,9 +25,8 @@ def store_masked_loaders(train_dataset: Any, test_dataset: Any, setting: Any) ->
 
 
 def fix_class_names_order(class_names: list[str], args: Any) -> list[str]:
-    """Names in the order in which a run's `--custom_class_order` lets the classes arrive."""
-    order = getattr(args, "custom_class_order", None)
-    return [class_names[i] for i in order] if order else list(class_names)
+    """The names as they are: the stream that is made of a written one brings them into the order of arrival itself."""
+    return list(class_names)
 
 
 def set_default_from_args(arg_name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -161,6 +161,20 @@ def test_stream_of_mammoths_form_decides_what_its_methods_say(launch):
     assert '"classes": ["0", "1"]' in first
 
 
+def test_names_of_a_stream_of_mammoths_form_come_with_its_classes():
+    import datasets
+
+    plugin, order = str(HERE / "datasets" / "handed_over.py"), "9,8,7,6,5,4,3,2,1,0"
+    line = ["--plugin", plugin, "--model", "sgd", "--dataset", "handed-over", "--lr", "0.1"]
+    stream = datasets.get_dataset(parse_args([*line, "--custom_class_order", order]))
+    assert stream.class_names == stream.get_class_names() == order.split(",")
+    plain = datasets.get_dataset(parse_args(line))
+    assert plain.class_names == order.split(",")[::-1]
+    _, labels, raw = next(iter(stream.get_data_loaders()[0]))
+    nines = plain.samples.train.read(np.flatnonzero(plain.samples.train_targets == 9))[0]
+    assert any(torch.equal(raw[labels == 0][0], nine) for nine in nines)
+
+
 def test_stream_of_mammoths_form_repeats_and_resumes_to_the_same_bits(launch, resumed, identical):
     plugins = [HERE / "datasets" / "handed_over.py", HERE / "models" / "herding_2024.py"]
     words = f"--plugin {plugins[0]} --plugin {plugins[1]} --model herding_2024 --dataset handed_over --lr 0.1"

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from models.utils.continual_model import ContinualModel
+from utils.args import parse_args
 from utils.errors import UsageError
 
 BUFFER = ("--buffer_size", "4")
@@ -332,6 +333,12 @@ def test_deep_layers_learn_faster_than_shallow_ones_and_the_first_session_at_one
     assert [group["lr"] for group in groups] == pytest.approx([0.0125, 0.025, 0.05, 0.1, 0.1])
     layers = driven.model.net.layers
     assert [group["params"][0] is layer[0].weight for group, layer in zip(groups, layers, strict=False)] == [True] * 3
+
+
+@pytest.mark.parametrize(("backbone", "stage"), [("i3d", "mixed_3c"), ("c3d", "0.33")])
+def test_the_stabiliser_of_i3d_holds_the_published_map(backbone, stage):
+    line = f"--model magr++ --dataset aqa7-mini --buffer_size 10 --backbone {backbone}"
+    assert parse_args(line.split()).stabilizer_stage == stage
 
 
 def test_the_projector_is_never_decayed(drive):

@@ -77,4 +77,6 @@ class HandedOver(ContinualDataset):
         return 24
 
     def get_class_names(self):
-        return fix_class_names_order([str(digit) for digit in range(10)], self.args)
+        if self.class_names is None:
+            self.class_names = fix_class_names_order([str(digit) for digit in range(10)], self.args)
+        return self.class_names
