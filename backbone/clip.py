@@ -19,7 +19,7 @@ from backbone.utils.clip_weights import WRITES_TINY, load_towers, read_clip, rea
 from backbone.utils.images import require_images
 from utils.args import not_negative
 from utils.conf import warn_once
-from utils.errors import UsageError
+from utils.errors import DataError, UsageError
 from utils.open_clip_import import import_open_clip
 from utils.prompts import fill_prompts, prompt_templates
 
@@ -136,17 +136,20 @@ def _openai_or_open_clip(
     clip_model = clip_model.replace("/", "-")
     config = named_config(clip_model)
     open_clip = import_open_clip()
-    if not backbone_weights:
+    if not backbone_weights or not Path(backbone_weights).exists():
         tags = open_clip.list_pretrained_tags_by_model(clip_model)
         # OpenAI's weights are listed under the names without quickgelu too, which compute something else with them.
         fitting = [tag for tag in tags if tag != "openai" or "quickgelu" in clip_model] or tags
         source = open_clip.get_pretrained_cfg(clip_model, fitting[0]) if fitting else {}
         place = source.get("url") or f"https://huggingface.co/{source.get('hf_hub') or 'models?search=open_clip'}"
-        raise UsageError(
+        hint = (
             f"CLIP's weights are not shipped: fetch those of {clip_model} once, for instance from {place}, put them "
             f"anywhere, for instance at data/weights/{clip_model}.pt, and name them with --backbone_weights. Without a "
             "file, --backbone clip-tiny is a small network of the same kind"
         )
+        if backbone_weights:
+            raise DataError(f"there is no file {backbone_weights}. {hint}")
+        raise UsageError(hint)
     path = Path(backbone_weights)
     state, is_openai = read_clip(path)
     network = build(config, device="meta")

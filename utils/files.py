@@ -24,6 +24,8 @@ def write_atomically(path: str | Path, write: Callable[[IO[bytes]], Any]) -> Non
         StorageError: the file could not be written; what stood at `path` before is untouched.
     """
     path = Path(path)
+    if not path.name or path.is_dir():
+        raise StorageError(f"cannot write {path}: it is a folder; name a file")
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -71,7 +71,9 @@ def _checked(batch: Tensor, name: str = "a batch of images") -> Tensor:
     if not batch.is_floating_point():
         raise UsageError(f"{name} has pixels of type {batch.dtype}; give uint8, or floats between 0 and 1")
     if not ((batch >= 0) & (batch <= 1)).all():
-        raise UsageError(f"{name} has floats that are not between 0 and 1; give uint8 for pixels up to 255")
+        raise UsageError(
+            f"{name} has floats that are not between 0 and 1, or are no numbers; give uint8 for pixels up to 255"
+        )
     return batch.float()
 
 

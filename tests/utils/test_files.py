@@ -8,12 +8,12 @@ import sys
 import pytest
 
 from utils.errors import StorageError
-from utils.files import exclusive_lock
+from utils.files import exclusive_lock, write_atomically
 from utils.registry import ROOT
 
 HOLDER = """
 import os, sys, time
-from utils.files import exclusive_lock
+from utils.files import exclusive_lock, write_atomically
 with exclusive_lock(sys.argv[1], "busy"):
     child = os.fork()
     if child == 0:
@@ -50,3 +50,12 @@ def test_a_lock_can_be_waited_for(tmp_path):
         assert holder.stdout.readline() == b"held\n"
         with exclusive_lock(tmp_path / "lock", None):
             assert holder.stdout.readline() == b"over\n"
+
+
+@pytest.mark.parametrize("place", [".", "..", "there"])
+def test_a_folder_is_not_written_over(tmp_path, monkeypatch, place):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there").mkdir()
+    with pytest.raises(StorageError, match="is a folder; name a file"):
+        write_atomically(place, lambda file: file.write(b"x"))
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
