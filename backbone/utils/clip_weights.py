@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backbone.utils.weights import LoadReport, architecture
+from backbone.utils.weights import LoadReport, architecture, reading
 from utils.errors import DataError
 from utils.files import write_atomically
 
@@ -112,7 +112,7 @@ def load_towers(network: Any, state: dict[str, Tensor], path: Path, name: str) -
 
 
 def _read(path: Path) -> Any:
-    try:
+    with reading(path, "checkpoint"):
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
@@ -122,12 +122,6 @@ def _read(path: Path) -> Any:
                 warnings.simplefilter("ignore")  # torch gives up TorchScript; OpenAI's files stay what they are
                 return torch.jit.load(path, map_location="cpu")
         return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise DataError(f"cannot read the weights {path}: {error.strerror or error}") from error
-    except Exception as error:  # readers meet a file of another kind with almost any exception
-        raise DataError(
-            f"cannot read the weights {path}: damaged, or no checkpoint ({type(error).__name__}: {error})"
-        ) from error
 
 
 def _is_torchscript(path: Path) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,6 +113,14 @@ def public_pixel_scale(path: Path) -> str | None:
     Raises:
         DataError: the file cannot be read.
     """
+    with reading(path, "PyTorch checkpoint"):
+        state = path.stat()
+    return _pixel_scale(path, state.st_mtime_ns, state.st_size)
+
+
+@functools.cache
+def _pixel_scale(path: Path, changed: int, size: int) -> str | None:
+    """`public_pixel_scale`, found out once for each state of the file: a grid asks for it at every line."""
     return "c3d" if {_strip(key) for key in _read(path)}.intersection(PUBLIC_C3D) else None
 
 
@@ -134,15 +144,29 @@ def _hint(state: dict[str, Tensor], own: dict[str, Tensor], trouble: list[str], 
 
 def _read(path: Path) -> dict[str, Tensor]:
     """The entries of a checkpoint, with the prefixes of wrappers."""
-    try:
+    with reading(path, "PyTorch checkpoint"):
         content = torch.load(path, map_location="cpu", weights_only=True)
+    return _state_dict(content, path)
+
+
+@contextmanager
+def reading(path: Path, kind: str) -> Iterator[None]:
+    """Tell what goes wrong while a file of weights is read within the block.
+
+    Args:
+        kind: what the file may be none of.
+
+    Raises:
+        DataError: whatever the reader raised.
+    """
+    try:
+        yield
     except OSError as error:
         raise DataError(f"cannot read the weights {path}: {error.strerror or error}") from error
-    except Exception as error:  # torch's reader meets a file of another kind with almost any exception
+    except Exception as error:  # readers meet a file of another kind with almost any exception
         raise DataError(
-            f"cannot read the weights {path}: damaged, or no PyTorch checkpoint ({type(error).__name__}: {error})"
+            f"cannot read the weights {path}: damaged, or no {kind} ({type(error).__name__}: {error})"
         ) from error
-    return _state_dict(content, path)
 
 
 def _state_dict(content: object, path: Path) -> dict[str, Tensor]:
