@@ -537,6 +537,8 @@ def _layers(
 ) -> list[tuple[str, dict[str, Any]]]:
     """Add the options of what is chosen to the parser; returns the layers of values, from the weakest to `last`."""
     layers: list[tuple[str, dict[str, Any]]] = []
+    # What a stream or a plugin wants for options that there may not be, cut below to those that there are.
+    wished = {"plugin"}
     if "dataset" in chosen:
         from datasets import get_dataset_class
 
@@ -544,6 +546,7 @@ def _layers(
         stream.get_parser(parser)
         name = normalise(str(chosen["dataset"]))
         layers = [(f"{name} stream", stream.OPTION_DEFAULTS), config_layer(Path("configs/datasets") / f"{name}.yaml")]
+        wished.add(f"{name} stream")
         if chosen.get("features") or last[1].get("features"):
             # They are in memory: processes that read ahead would only copy them.
             layers.append(("features", {"backbone": "clip-features", "num_workers": 0}))
@@ -552,9 +555,7 @@ def _layers(
         from models.utils import load_model_config
 
         chosen["model"] = normalise(str(chosen["model"]))
-        # What a plugin says of options that are not its own, cut below to those that there are.
-        wishes = add_model_options(chosen["model"], parser)
-        layers.append(("plugin", wishes))
+        layers.append(("plugin", add_model_options(chosen["model"], parser)))
         choice = Namespace(model=chosen["model"], dataset=chosen.get("dataset"), model_config=model_config)
         if chosen["model"] not in REGISTRY.plugin_of():
             layers.append((f"configs/models/{chosen['model']}.yaml", load_model_config(choice, buffer_size)))
@@ -569,18 +570,12 @@ def _layers(
         from backbone import get_backbone_parser
 
         get_backbone_parser(backbone, parser)
-    if "dataset" in chosen:
-        # Defaults for options that only some methods have.
-        layers[0] = (layers[0][0], _known_to(parser, layers[0][1]))
-    layers = [(layer, _known_to(parser, content) if layer == "plugin" else content) for layer, content in layers]
+    known = {*(action.dest for action in parser._actions), *(flag[2:] for flag in parser._option_string_actions)}
+    layers = [
+        (layer, {name: value for name, value in content.items() if layer not in wished or name in known})
+        for layer, content in layers
+    ]
     return [(layer, for_backbone(content, backbone)) for layer, content in layers]
-
-
-def _known_to(parser: ArgumentParser, values: dict[str, Any]) -> dict[str, Any]:
-    """The values of options that a parser has."""
-    known = {action.dest for action in parser._actions}
-    flags = parser._option_string_actions
-    return {name: value for name, value in values.items() if name in known or f"--{name}" in flags}
 
 
 def _plugins_of(config: dict[str, Any], place: str | Path) -> list[str]:
