@@ -24,6 +24,14 @@ def next_draw(model):
     return drawn
 
 
+def second_task(drive, *options):
+    """The model, what its next step learns from, and a copy of its network to compute that step with."""
+    driven = drive("hal", *options, *SGD, "--hal_lambda", "3")
+    driven.session()
+    driven.begin()
+    return driven.model, driven.batch(), next_draw(driven.model), copy.deepcopy(driven.model.net)
+
+
 def moved(net, gradients, rate):
     """A copy of a network after a plain step."""
     net = copy.deepcopy(net)
@@ -34,13 +42,7 @@ def moved(net, gradients, rate):
 
 @pytest.mark.parametrize("options", [DIGITS, SCORES])
 def test_change_at_the_anchors_by_a_plain_step_is_added_to_the_loss(drive, options):
-    driven = drive("hal", *options, *SGD, "--hal_lambda", "3")
-    driven.session()
-    driven.begin()
-    model = driven.model
-    inputs, labels, raw = driven.batch()
-    replayed, targets = next_draw(model)
-    net = copy.deepcopy(model.net)
+    model, (inputs, labels, raw), (replayed, targets), net = second_task(drive, *options)
     parameters = list(net.parameters())
     loss = model.loss(net(torch.cat([inputs, replayed])), torch.cat([labels, targets]))
     gradients = torch.autograd.grad(loss, parameters, retain_graph=True)
@@ -55,13 +57,7 @@ def test_change_at_the_anchors_by_a_plain_step_is_added_to_the_loss(drive, optio
 
 
 def test_the_plain_step_has_the_rate_of_every_parameter_group(drive):
-    driven = drive("hal", *DIGITS, *SGD, "--hal_lambda", "3", "--backbone_lr_scale", "0.1")
-    driven.session()
-    driven.begin()
-    model = driven.model
-    inputs, labels, raw = driven.batch()
-    replayed, targets = next_draw(model)
-    net = copy.deepcopy(model.net)
+    model, (inputs, labels, raw), (replayed, targets), net = second_task(drive, *DIGITS, "--backbone_lr_scale", "0.1")
     head = {id(p) for p in net.head_parameters()}
     loss = model.loss(net(torch.cat([inputs, replayed])), torch.cat([labels, targets]))
     gradients = torch.autograd.grad(loss, list(net.parameters()))
