@@ -73,9 +73,54 @@ class TaskData(Dataset):
     def __getitem__(self, positions: Any) -> tuple[Tensor, Tensor, Tensor, list[str]]:
         """(raw samples, targets, positions within the task, messages about samples that could not be read)."""
         positions = np.atleast_1d(np.asarray(positions))
-        raw, kept, problems = self.source.read(self.indices[positions])
-        positions = torch.from_numpy(positions[kept])
-        return raw, self.targets[positions], positions, problems
+        return self.labelled(positions, *self.source.read(self.indices[positions]))
+
+    def labelled(
+        self, positions: np.ndarray, raw: Tensor, kept: list[int], problems: list[str]
+    ) -> tuple[Tensor, Tensor, Tensor, list[str]]:
+        """What reading these positions by a list gives, of what the source has read for them."""
+        read = torch.from_numpy(positions[kept])
+        return raw, self.targets[read], read, problems
+
+
+class Readers:
+    """Processes that read ahead, from the first pass on to the end of the run. They serve one pass at a time.
+
+    Attributes:
+        busy: whether they serve one now.
+
+    Args:
+        read: from an array of positions to what is there; called in the processes.
+        num_workers: how many processes.
+        pin_memory: whether tensors are to lie where a GPU can fetch them.
+    """
+
+    def __init__(self, read: Callable[[np.ndarray], Any], num_workers: int, pin_memory: bool) -> None:
+        self.busy = False
+        self._batches: list[np.ndarray] = []
+        self._workers = DataLoader(
+            _Picklable(read),
+            sampler=self._batches,
+            batch_size=None,
+            num_workers=num_workers,
+            persistent_workers=True,
+            pin_memory=pin_memory,
+            # Workers seed their generators from this one; the default would draw from the global generator.
+            generator=torch.Generator().manual_seed(0),
+        )
+
+    def read(self, batches: Sequence[np.ndarray]) -> Iterator[Any]:
+        """What is at each of these arrays of positions, in turn."""
+        self.busy = True
+        try:
+            self._batches[:] = batches
+            for item in self._workers:
+                if isinstance(item, RunError):
+                    # A new one: the worker's own, kept alive by its traceback, would hold the workers for seconds.
+                    raise type(item)(*item.args)
+                yield item
+        finally:
+            self.busy = False
 
 
 class StreamLoader:
@@ -100,6 +145,8 @@ class StreamLoader:
         shuffled: whether every pass has a random order; training loaders are unless told otherwise.
         seed_names: (seed, *names) that identify the order of this loader.
         num_workers: processes that read ahead; 0 reads in this process.
+        readers: processes of the source that its loaders share; without them this loader starts `num_workers` of its
+            own, as it does for data that is more than a selection from the source.
         on_problem: called with the message about each sample that could not be read.
     """
 
@@ -114,6 +161,7 @@ class StreamLoader:
         num_workers: int = 0,
         on_problem: Callable[[str], None] | None = None,
         shuffled: bool | None = None,
+        readers: Readers | None = None,
     ) -> None:
         self.dataset = data
         self.batch_size = batch_size
@@ -126,9 +174,8 @@ class StreamLoader:
         self.on_problem = on_problem or (lambda message: None)
         self.passes = 0
         self.positions = torch.empty(0, dtype=torch.long)
-        self._workers: DataLoader | None = None
-        self._workers_busy = False
-        self._order_for_workers: list[Tensor] = []
+        self._shared_readers = readers
+        self._own_readers: Readers | None = None
 
     def __len__(self) -> int:
         return math.ceil(len(self.dataset) / self.batch_size)
@@ -163,45 +210,35 @@ class StreamLoader:
             yield number, ((inputs, targets, raw, *extras) if self.training else (inputs, targets))
 
     def _read(self, batches: list[Tensor]) -> Iterator[Any]:
-        # Worker processes serve one pass at a time; a pass inside a pass is read here.
-        if not self.num_workers or self._workers_busy:
-            for positions in batches:
-                yield self.dataset[positions]
+        data = self.dataset
+        positions = [batch.numpy() for batch in batches]
+        if self._shared_readers is not None and type(data) is TaskData:
+            readers: Readers | None = self._shared_readers
+            wanted = [data.indices[batch] for batch in positions]
+        else:
+            readers, wanted = self._readers_of_own(), positions
+        if readers is None or readers.busy:
+            # A pass inside a pass is read here.
+            for batch in positions:
+                yield data[batch]
             return
-        if self._workers is None:
-            self._workers = DataLoader(
-                _Picklable(self.dataset),
-                sampler=self._order_for_workers,
-                batch_size=None,
-                num_workers=self.num_workers,
-                persistent_workers=True,
-                pin_memory=self.device.type == "cuda",
-                # Workers seed their generators from this one; the default would draw from the global generator.
-                generator=torch.Generator().manual_seed(0),
-            )
-        self._workers_busy = True
-        try:
-            self._order_for_workers[:] = batches
-            for item in self._workers:
-                if isinstance(item, RunError):
-                    # A new one: the worker's own, kept alive by its traceback, would hold the workers for seconds.
-                    raise type(item)(*item.args)
-                yield item
-        finally:
-            self._workers_busy = False
+        for batch, item in zip(positions, readers.read(wanted), strict=True):
+            yield data.labelled(batch, *item) if readers is self._shared_readers else item
+
+    def _readers_of_own(self) -> Readers | None:
+        if self.num_workers and self._own_readers is None:
+            self._own_readers = Readers(self.dataset.__getitem__, self.num_workers, self.device.type == "cuda")
+        return self._own_readers
 
 
 class _Picklable(Dataset):
     """Hands an error meant for the user back as a value: torch would wrap it in the traceback of the worker."""
 
-    def __init__(self, data: TaskData) -> None:
-        self.data = data
-
-    def __len__(self) -> int:
-        return len(self.data)
+    def __init__(self, read: Callable[[np.ndarray], Any]) -> None:
+        self.read = read
 
     def __getitem__(self, positions: Any) -> Any:
         try:
-            return self.data[positions]
+            return self.read(positions)
         except RunError as error:
             return error

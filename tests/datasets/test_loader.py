@@ -1,5 +1,6 @@
 """Batches of a task, and the sources they are read from."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,9 +10,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from datasets import get_dataset
 from datasets.utils.clips import Clip, ClipSource
-from datasets.utils.loader import StreamLoader, TaskData
+from datasets.utils.loader import Readers, StreamLoader, TaskData
 from datasets.utils.sources import TensorSource, read_image, read_image_folder
+from utils.args import parse_args
 from utils.errors import DataError
 
 N, OFFSET = 23, 100
@@ -180,6 +183,49 @@ def test_workers_survive_a_pass_that_was_abandoned_and_one_inside_another():
     inner = ids(helped)
     reference = [ids(alone), ids(alone)]
     assert [ids([first, *(batch for _, batch in outer)]), inner] == reference
+
+
+class WhoReads:
+    """A source whose samples are the number of the process that reads them; says so in a message too."""
+
+    def __len__(self) -> int:
+        return 12
+
+    def read(self, indices: np.ndarray) -> tuple[Tensor, list[int], list[str]]:
+        return torch.full((len(indices), 1), os.getpid()), list(range(len(indices))), [str(os.getpid())]
+
+
+def test_loaders_of_one_source_share_its_readers_from_pass_to_pass():
+    source = WhoReads()
+    readers = Readers(source.read, num_workers=2, pin_memory=False)
+    found = set[int]()
+    for first in (0, 6):
+        indices = np.arange(first, first + 6)
+        loader = StreamLoader(
+            TaskData(source, indices, torch.arange(6)), 2, identity, torch.device("cpu"), True, (0,), 2, readers=readers
+        )
+        for _ in range(2):
+            batches = list(loader)
+            assert sorted(int(label) for _, labels, _ in batches for label in labels) == list(range(6))
+            found |= {int(number) for inputs, *_ in batches for number in inputs}
+    assert len(found) == 2
+    assert os.getpid() not in found
+
+
+def test_a_stream_keeps_its_readers_over_tasks_and_evaluations(monkeypatch):
+    dataset = get_dataset(parse_args(["--model", "sgd", "--dataset", "uiprmd", "--n_tasks", "3", "--num_workers", "1"]))
+    monkeypatch.setattr(dataset.samples.train, "read", WhoReads().read, raising=False)
+    monkeypatch.setattr(dataset.samples.test, "read", WhoReads().read, raising=False)
+    monkeypatch.setattr(dataset, "get_transform", lambda: identity)
+    monkeypatch.setattr(dataset, "get_normalization_transform", lambda: identity)
+    for _ in range(3):
+        loader, _ = dataset.get_data_loaders()
+        list(loader)
+        for seen in dataset.test_loaders:
+            list(seen)
+    sources = {id(source) for source in (dataset.samples.train, dataset.samples.test)}
+    assert len(dataset.skipped) == len(sources)
+    assert str(os.getpid()) not in dataset.skipped
 
 
 class OneBroken:
