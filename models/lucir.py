@@ -34,7 +34,7 @@ class LUCIR(ExemplarReplay):
 
     NAME = "lucir"
     COMPATIBILITY = ["class-il", "task-il"]
-    OWN_HEAD = True
+    OWN_HEAD = CosineHead
 
     @staticmethod
     def get_parser(parser: ArgumentParser) -> ArgumentParser:
@@ -51,7 +51,7 @@ class LUCIR(ExemplarReplay):
 
     def __init__(self, backbone, loss, args, transform, dataset) -> None:  # type: ignore[no-untyped-def]
         super().__init__(backbone, loss, args, transform, dataset)
-        self.net.classifier = CosineHead(self.net.feature_dim, self.num_classes).to(self.device)
+        self.take_head(CosineHead(self.net.feature_dim, self.num_classes))
         self.old_net = copy.deepcopy(self.net).requires_grad_(False).eval()
 
     @property

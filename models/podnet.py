@@ -37,7 +37,8 @@ class PODNet(ExemplarReplay):
 
     NAME = "podnet"
     COMPATIBILITY = ["class-il", "task-il"]
-    OWN_LOSS = OWN_HEAD = True
+    OWN_LOSS = True
+    OWN_HEAD = CosineHead
 
     @staticmethod
     def get_parser(parser: ArgumentParser) -> ArgumentParser:
@@ -60,7 +61,7 @@ class PODNet(ExemplarReplay):
                 f"podnet compares intermediate maps, and --backbone {args.backbone} has no feature_maps; take another "
                 "backbone, or another method"
             )
-        self.net.classifier = CosineHead(self.net.feature_dim, self.num_classes, args.nb_proxy).to(self.device)
+        self.take_head(CosineHead(self.net.feature_dim, self.num_classes, args.nb_proxy))
         self.old_net = copy.deepcopy(self.net).requires_grad_(False).eval()
 
     @property

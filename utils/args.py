@@ -212,6 +212,9 @@ def add_experiment_args(parser: ArgumentParser) -> None:
     )
     group.add_argument("--lr_gamma", type=float, default=0.1, help="factor by which multistep lowers the rate")
     group.add_argument(
+        "--lr_warmup", type=not_negative, default=0, help="first epochs of each task, over which the rate rises evenly"
+    )
+    group.add_argument(
         "--backbone_lr_scale",
         type=float,
         default=1.0,

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from backbone.utils.cosine_head import CosineHead, local_similarity
 from utils.args import from_zero, positive, positive_number, true_or_false
 from utils.buffer import Buffer
 from utils.checkpoints import evaluation_mode
@@ -52,12 +53,18 @@ def second_stage(model: ContinualModel) -> SecondStage | None:
         return None
     check_second_stage(model.args, type(model))
     head = model.net.classifier
-    if type(head) is not STAGES[kind].HEAD:
+    stage = stage_of(kind, type(head))
+    if stage is None:
         raise UsageError(
             f"--stage2 {kind}: --backbone {model.args.backbone} does not end in a linear classifier; leave it out, or "
             "take another backbone"
         )
-    return STAGES[kind](model.args, head).to(model.device)
+    return stage(model.args, head).to(model.device)
+
+
+def stage_of(kind: str, head: type[nn.Module]) -> type[SecondStage] | None:
+    """The second stage of this name for heads of this type, None if there is none."""
+    return next((stage for stage in STAGES[kind] if stage.HEAD is head), None)
 
 
 def check_second_stage(args: Namespace, method: type[ContinualModel]) -> None:
@@ -84,13 +91,13 @@ class SecondStage(nn.Module):
     predictions are `net(x)` has all second stages without a line of its own.
 
     Attributes:
-        HEAD: the heads it can be made from.
+        HEAD: the heads it can be made from; the constructor is given one.
         task: after which task it was made, -1 before; it predicts until the next one begins.
     """
 
     HEAD: type[nn.Module] = nn.Linear
 
-    def __init__(self, args: Namespace) -> None:
+    def __init__(self, args: Namespace, head: Any) -> None:
         super().__init__()
         self.args = args
         self.task = -1
@@ -120,26 +127,65 @@ class SecondStage(nn.Module):
         self.task = state["task"]
 
 
-class LinearStage(SecondStage):
-    """z_c = a_c (w_c . x + b_c)."""
+class ScaledStage(SecondStage):
+    """z_c = a_c o_c, with o_c the outputs of a head of the method's kind.
 
+    Attributes:
+        PARTS: names of the tensors that it consists of, each with one row for every class; "scale" is a.
+    """
+
+    PARTS: tuple[str, ...]
     weight: Tensor
-    bias: Tensor
     scale: Tensor
 
+    def forward(self, features: Tensor) -> Tensor:
+        return self.outputs(features, {name: getattr(self, name) for name in self.PARTS})
+
+    def outputs(self, features: Tensor, parts: dict[str, Tensor]) -> Tensor:
+        """z (B, C) with these tensors for its own."""
+        raise NotImplementedError
+
+
+class LinearStage(ScaledStage):
+    """z_c = a_c (w_c . x + b_c)."""
+
+    PARTS = ("weight", "bias", "scale")
+    bias: Tensor
+
     def __init__(self, args: Namespace, head: Any) -> None:
-        super().__init__(args)
+        super().__init__(args, head)
         self.register_buffer("weight", torch.zeros_like(head.weight))
         self.register_buffer("bias", head.weight.new_zeros(len(head.weight)))
         self.register_buffer("scale", head.weight.new_ones(len(head.weight)))
 
-    def forward(self, features: Tensor) -> Tensor:
-        return self.scale * F.linear(features, self.weight, self.bias)
+    def outputs(self, features: Tensor, parts: dict[str, Tensor]) -> Tensor:
+        return parts["scale"] * F.linear(features, parts["weight"], parts["bias"])
 
     def take(self, head: Any) -> None:
         self.weight.copy_(head.weight)
         if head.bias is not None:
             self.bias.copy_(head.bias)
+
+
+class CosineStage(ScaledStage):
+    """z_c = a_c s sim_c, with s and sim the factor and the similarities of a `CosineHead`."""
+
+    HEAD = CosineHead
+    PARTS = ("weight", "scale")
+    factor: Tensor
+
+    def __init__(self, args: Namespace, head: Any) -> None:
+        super().__init__(args, head)
+        self.register_buffer("weight", torch.zeros_like(head.weight))
+        self.register_buffer("factor", torch.zeros_like(head.scale))
+        self.register_buffer("scale", head.weight.new_ones(len(head.weight)))
+
+    def outputs(self, features: Tensor, parts: dict[str, Tensor]) -> Tensor:
+        return parts["scale"] * self.factor * local_similarity(features, parts["weight"])
+
+    def take(self, head: Any) -> None:
+        self.weight.copy_(head.weight)
+        self.factor.copy_(head.scale)
 
 
 class TauNorm(LinearStage):
@@ -151,7 +197,7 @@ class TauNorm(LinearStage):
         self.weight.copy_(head.weight / norms**self.args.tau_norm)
 
 
-class LearntStage(LinearStage):
+class LearntStage(ScaledStage):
     """A second stage that trains on class-aware samples.
 
     It sees the features once, of clean views and in evaluation mode, and learns on them. What belongs to a class of
@@ -166,23 +212,22 @@ class LearntStage(LinearStage):
         is_here = torch.bincount(labels, minlength=len(self.weight)) > 0
         parts = self.trained(model, is_here)
         leaves = {name: self.initial(name, model).requires_grad_() for name in parts}
-        fixed = {name: getattr(self, name).clone() for name in ("weight", "bias", "scale")}
+        fixed = {name: getattr(self, name).clone() for name in self.PARTS}
         groups = [{"params": [leaves[name]], "lr": rate} for name, (rate, _) in parts.items()]
         optimizer = torch.optim.SGD(groups, momentum=0.9, weight_decay=self.args.stage2_wd)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.args.stage2_epochs)
         generator = named_generator(self.args.seed, "second stage", model.current_task)
 
         def current() -> dict[str, Tensor]:
-            learnt = {
-                name: torch.where(rows[:, None] if leaves[name].ndim == 2 else rows, leaves[name], fixed[name])
-                for name, (_, rows) in parts.items()
-            }
+            learnt = {}
+            for name, (_, rows) in parts.items():
+                rows = rows.view(-1, *[1] * (fixed[name].ndim - 1))
+                learnt[name] = torch.where(rows, leaves[name], fixed[name])
             return {**fixed, **learnt}
 
         for _ in range(self.args.stage2_epochs):
             for chosen in class_aware_batches(labels, self.args.stage2_batch_size, generator):
-                now = current()
-                outputs = now["scale"] * F.linear(features[chosen], now["weight"], now["bias"])
+                outputs = self.outputs(features[chosen], current())
                 optimizer.zero_grad()
                 F.cross_entropy(outputs[:, :n_seen], labels[chosen]).backward()
                 optimizer.step()
@@ -204,7 +249,7 @@ class LearntStage(LinearStage):
         return getattr(self, name).detach().clone()
 
 
-class RetrainedClassifier(LearntStage):
+class RetrainedClassifier(LearntStage, LinearStage):
     """cRT: weights and bias learnt anew (Kang et al., section 4.1)."""
 
     def trained(self, model: ContinualModel, is_here: Tensor) -> dict[str, tuple[float, Tensor]]:
@@ -229,8 +274,16 @@ class LearntScales(LearntStage):
             return {"scale": (self.args.stage2_lr, is_here)}
         is_new = is_here.clone()
         is_new[: model.n_past_classes] = False
-        new = (self.args.stage2_lr, is_new)
-        return {"scale": (self.args.stage2_lr / 10, is_here), "weight": new, "bias": new}
+        new = dict.fromkeys((name for name in self.PARTS if name != "scale"), (self.args.stage2_lr, is_new))
+        return {"scale": (self.args.stage2_lr / 10, is_here), **new}
+
+
+class LinearScales(LearntScales, LinearStage):
+    """LWS on a linear classifier."""
+
+
+class CosineScales(LearntScales, CosineStage):
+    """LWS on the cosine head of a method that has one."""
 
 
 class TotalDirectEffect(SecondStage):
@@ -239,7 +292,7 @@ class TotalDirectEffect(SecondStage):
     HEAD = CausalHead
 
     def __init__(self, args: Namespace, head: Any) -> None:
-        super().__init__(args)
+        super().__init__(args, head)
         self.head = CausalHead(head.in_features, head.out_features, head.n_heads, head.tau, head.gamma, head.mu)
         self.head.requires_grad_(False)
 
@@ -250,11 +303,12 @@ class TotalDirectEffect(SecondStage):
         self.head.load_state_dict(head.state_dict())
 
 
-STAGES: dict[str, type[LinearStage] | type[TotalDirectEffect]] = {
-    "crt": RetrainedClassifier,
-    "tau-norm": TauNorm,
-    "lws": LearntScales,
-    "tde": TotalDirectEffect,
+# By name, for each type of head that there is one for.
+STAGES: dict[str, tuple[type[SecondStage], ...]] = {
+    "crt": (RetrainedClassifier,),
+    "tau-norm": (TauNorm,),
+    "lws": (LinearScales, CosineScales),
+    "tde": (TotalDirectEffect,),
 }
 
 

@@ -30,9 +30,7 @@ class CosineHead(nn.Module):
 
     def similarity(self, features: Tensor) -> Tensor:
         """(B, n_outputs), between -1 and 1."""
-        directions = F.normalize(self.weight, dim=2).flatten(0, 1)
-        cosines = (F.normalize(features, dim=1) @ directions.T).unflatten(1, self.weight.shape[:2])
-        return (cosines.softmax(2) * cosines).sum(2)
+        return local_similarity(features, self.weight)
 
     @torch.no_grad()
     def imprint(self, output: int, directions: Tensor, n_past: int) -> None:
@@ -43,3 +41,11 @@ class CosineHead(nn.Module):
         """
         length = self.weight[:n_past].norm(dim=2).mean()
         self.weight[output, : len(directions)] = length * F.normalize(directions, dim=1)
+
+
+def local_similarity(features: Tensor, weight: Tensor) -> Tensor:
+    """(B, n_outputs) similarities of a `CosineHead` between features (B, feature_dim) and directions
+    (n_outputs, n_proxies, feature_dim)."""
+    directions = F.normalize(weight, dim=2).flatten(0, 1)
+    cosines = (F.normalize(features, dim=1) @ directions.T).unflatten(1, weight.shape[:2])
+    return (cosines.softmax(2) * cosines).sum(2)

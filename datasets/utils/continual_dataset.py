@@ -24,7 +24,7 @@ from datasets.utils.evaluation_sets import (
     stream_set,
     with_first_prompts,
 )
-from datasets.utils.loader import StreamLoader, TaskData
+from datasets.utils.loader import Readers, StreamLoader, TaskData
 from datasets.utils.masked_loaders import MammothDatasetWrapper as MammothDatasetWrapper
 from datasets.utils.masked_loaders import fix_class_names_order as fix_class_names_order
 from datasets.utils.masked_loaders import store_masked_loaders as store_masked_loaders
@@ -156,6 +156,7 @@ class ContinualDataset:
         self._samples: Samples | None = None
         self._arranged: _Arranged | None = None
         self._evaluation_sets: list[EvaluationSet] | None = None
+        self._readers: list[tuple[Source, Readers]] = []
         seed = getattr(args, "seed", 0)
         self.held_out = [ImageSet(entry, args, self.sets_root) for entry in getattr(args, "held_out", None) or []]
         self._transform = Transform([*self.augmentations(), *self.normalization()], derive_seed(seed, "augment"))
@@ -296,6 +297,11 @@ class ContinualDataset:
         return range(self.current_task + 1)
 
     @property
+    def is_long_tailed(self) -> bool:
+        """Whether training data was made unequal in size by class."""
+        return False
+
+    @property
     def n_test_tasks(self) -> int:
         """Number of evaluation sets: N_TASKS, or all original tasks of a joint stream."""
         return len(self.split.test)
@@ -326,10 +332,9 @@ class ContinualDataset:
         train, test, held_out = whole.train, whole.test, []
         percent = getattr(self.args, "validation", None)
         if percent:
-            parts = [
-                scenarios.hold_out(part, targets, percent, self._validation_seed(task))
-                for task, part in enumerate(train)
-            ]
+            # Spread over unequal classes, the smallest would have none.
+            divide = scenarios.hold_out_by_class if self.is_long_tailed else scenarios.hold_out
+            parts = [divide(part, targets, percent, self._validation_seed(task)) for task, part in enumerate(train)]
             train, held_out = [part for part, _ in parts], [held for _, held in parts]
             test = held_out if self.evaluated_on == "validation" else test
         rate = getattr(self.args, "noise_rate", None)
@@ -446,13 +451,20 @@ class ContinualDataset:
         Raises:
             UsageError: multistep without --lr_milestones.
         """
-        if getattr(args, "lr_scheduler", None) is None or model.opt is None:
+        kind, n_warm = getattr(args, "lr_scheduler", None), getattr(args, "lr_warmup", 0)
+        if (kind is None and not n_warm) or model.opt is None:
             return None
-        if args.lr_scheduler == "cosine":
-            return torch.optim.lr_scheduler.CosineAnnealingLR(model.opt, T_max=max(self.get_epochs(), 1))
-        if not args.lr_milestones:
-            raise UsageError("--lr_scheduler multistep needs --lr_milestones, e.g. --lr_milestones 30 40")
-        return torch.optim.lr_scheduler.MultiStepLR(model.opt, args.lr_milestones, gamma=args.lr_gamma)
+        parts: list[torch.optim.lr_scheduler.LRScheduler] = []
+        if n_warm:
+            # Epoch e of N, counted from 1, has e/N of the rate.
+            parts.append(torch.optim.lr_scheduler.LinearLR(model.opt, 1 / n_warm, 1, total_iters=n_warm - 1))
+        if kind == "cosine":
+            parts.append(torch.optim.lr_scheduler.CosineAnnealingLR(model.opt, T_max=max(self.get_epochs(), 1)))
+        elif kind == "multistep":
+            if not args.lr_milestones:
+                raise UsageError("--lr_scheduler multistep needs --lr_milestones, e.g. --lr_milestones 30 40")
+            parts.append(torch.optim.lr_scheduler.MultiStepLR(model.opt, args.lr_milestones, gamma=args.lr_gamma))
+        return parts[0] if len(parts) == 1 else torch.optim.lr_scheduler.ChainedScheduler(parts)
 
     # What open-vocabulary methods use
 
@@ -599,4 +611,16 @@ class ContinualDataset:
             seed_names=(getattr(self.args, "seed", 0), *names),
             num_workers=getattr(self.args, "num_workers", 0),
             on_problem=self.report_skipped,
+            readers=self._readers_of(data.source),
         )
+
+    def _readers_of(self, source: Source) -> Readers | None:
+        """The processes that read a source, for all tasks and evaluations of a run; None with --num_workers 0."""
+        num_workers = getattr(self.args, "num_workers", 0)
+        if not num_workers:
+            return None
+        for known, readers in self._readers:
+            if known is source:
+                return readers
+        self._readers.append((source, Readers(source.read, num_workers, self.device.type == "cuda")))
+        return self._readers[-1][1]

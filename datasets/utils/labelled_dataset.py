@@ -16,7 +16,7 @@ from utils.args import positive, share
 from utils.class_heads import add_class_head_args, wanted_head
 from utils.class_losses import ClassLoss, add_class_loss_args, check_class_loss
 from utils.errors import UsageError
-from utils.second_stage import add_second_stage_args, check_second_stage
+from utils.second_stage import add_second_stage_args, check_second_stage, stage_of
 
 if TYPE_CHECKING:
     from models.utils.continual_model import ContinualModel
@@ -97,7 +97,10 @@ def _check_own_parts(args: Namespace, method: type[ContinualModel]) -> None:
     }
     for part, options in parts.items():
         given = [name for name, without in options.items() if getattr(args, name, without) != without]
-        if given and getattr(method, f"OWN_{part.upper()}"):
+        own = getattr(method, f"OWN_{part.upper()}")
+        if given == ["stage2"] and isinstance(own, type) and stage_of(args.stage2, own):
+            continue
+        if given and own:
             raise UsageError(
                 f"--{given[0]} {getattr(args, given[0])}: {args.model} has a {part} of its own; leave it out"
             )

@@ -337,6 +337,33 @@ def hold_out(train: Indices, targets: ArrayLike, percent: float, seed: int) -> t
     return np.sort(ordered[~held]), np.sort(ordered[held])
 
 
+def hold_out_by_class(train: Indices, labels: ArrayLike, percent: float, seed: int) -> tuple[Indices, Indices]:
+    """Divide a task's training samples into training and validation, of every class its share, at least one sample.
+
+    A class of one sample is for training. As in X. Liu et al., Long-tailed class incremental learning, ECCV 2022.
+
+    Args:
+        train: indices of the task's samples.
+        labels: (n,) of ALL samples, indexed by `train`.
+        percent: share that goes to validation, 0 < percent < 100.
+
+    Returns:
+        (training indices, validation indices), each ascending, neither empty.
+
+    Raises:
+        DataError: no class has two samples.
+    """
+    shuffled = seeded(seed).permutation(train)
+    labels = np.asarray(labels)[shuffled]
+    held = np.zeros(len(train), dtype=bool)
+    for label in np.unique(labels):
+        places = np.flatnonzero(labels == label)
+        held[places[: min(max(round(len(places) * percent / 100), 1), len(places) - 1)]] = True
+    if not held.any():
+        raise DataError(f"--validation {percent:g}: no class of the task has a second sample to validate with")
+    return np.sort(shuffled[~held]), np.sort(shuffled[held])
+
+
 def every_nth(targets: ArrayLike, n: int, offset: int) -> tuple[Indices, Indices]:
     """A fixed train and test split: sort by target, every n-th sample from `offset` on is for testing.
 

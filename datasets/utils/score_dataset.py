@@ -112,10 +112,11 @@ class ScoreDataset(ContinualDataset):
         )
         group.add_argument(
             "--score_head",
+            type=_score_head,
             choices=HEADS,
             default="mlp",
-            help="regressor on the features: linear, MLP, MLP with a variance from which training samples, or with a "
-            "distribution over scores (USDL)",
+            help="regressor on the features: linear, MLP (also called mean), MLP with a variance from which training "
+            "samples, or with a distribution over scores (USDL)",
         )
         group.add_argument(
             "--sample_scores",
@@ -257,3 +258,7 @@ class ScoreDataset(ContinualDataset):
     def network_range(self) -> tuple[float, float]:
         """Lowest and highest score as methods see them."""
         return self._regressed_range if getattr(self.args, "score_scale", "unit") == "raw" else (0.0, 1.0)
+
+
+def _score_head(name: str) -> str:
+    return "mlp" if name == "mean" else name

@@ -30,7 +30,7 @@ from utils.second_stage import second_stage
 from utils.token_replay import TokenBuffer, TokenReplay, token_replay
 
 # What methods of this project use and the base class of Mammoth's methods has not.
-OURS = frozenset({"step", "log", "make_buffer", "buffer_capacity", "minibatch_size", "optimizer_apart"})
+OURS = frozenset({"step", "log", "make_buffer", "buffer_capacity", "minibatch_size", "optimizer_apart", "take_head"})
 OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
 
@@ -52,7 +52,8 @@ class ContinualModel(nn.Module):
         NAME: as in --model.
         COMPATIBILITY: settings the method works in.
         OWN_LOSS, OWN_HEAD: whether it learns a classifier by a loss, or with a head, of its own, so that --cls_loss,
-            --cls_head and --stage2 cannot choose one.
+            --cls_head and --stage2 cannot choose one. A head may be given by its type, which then has the second stages
+            that there are for it.
         net: the backbone. opt: the optimiser, anew for every task.
         loss: loss(outputs, labels). transform: raw batch -> network input, augmented.
         normalization_transform: raw batch -> network input, not augmented.
@@ -72,7 +73,8 @@ class ContinualModel(nn.Module):
 
     NAME: str
     COMPATIBILITY: list[str]
-    OWN_LOSS = OWN_HEAD = False
+    OWN_LOSS = False
+    OWN_HEAD: type[nn.Module] | bool = False
 
     def __init__(
         self,
@@ -177,6 +179,11 @@ class ContinualModel(nn.Module):
         return self.net(x)
 
     # What a method uses
+
+    def take_head(self, head: nn.Module) -> None:
+        """Let the network end in a head of the method's own, of the type `OWN_HEAD`; for the constructor."""
+        self.net.classifier = head.to(self.device)
+        self.second_stage = second_stage(self)
 
     def get_parameters(self) -> Iterator[nn.Parameter] | list[dict[str, Any]]:
         """What the optimiser trains: parameters, or parameter groups with their own options.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import math
+from argparse import Namespace
 
 import numpy as np
 import pytest
@@ -246,6 +248,52 @@ def test_classes_of_unequal_size_keep_at_most_what_they_have():
     have = np.bincount(dataset.samples.train_targets)
     sizes = class_sizes(have.max(), 10, "exp", 0.1)
     assert dataset.cls_num_list == np.minimum(have, sizes).tolist()
+
+
+def test_validation_holds_out_every_class(stream):
+    dataset = stream("cifar10-lt", "--imb_factor", "200", "--validation", "1")
+    held = np.bincount(dataset.samples.train_targets[dataset.split.test[0]], minlength=10)
+    assert held.tolist() == [max(round(size / 100), 1) for size in CIFAR10[200]]
+
+
+# Learning rate
+
+
+@pytest.mark.parametrize("name", ["cifar10-lt", "cifar100-lt"])
+def test_the_rate_of_the_streams_of_one_task_is_the_published_one(name):
+    dataset = get_dataset(parse_args(["--model", "sgd", "--dataset", name]))
+    model = Namespace(opt=torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=dataset.args.lr))
+    scheduler, rates = dataset.get_scheduler(model, dataset.args), []
+    for _ in range(dataset.args.n_epochs):
+        rates.append(model.opt.param_groups[0]["lr"])
+        model.opt.step()
+        scheduler.step()
+    drops = [0.1] * 155 + [0.001] * 20 + [0.00001] * 20
+    assert rates == pytest.approx([0.02, 0.04, 0.06, 0.08, 0.1, *drops])
+
+
+@pytest.mark.parametrize("words", [["--lr_warmup", "3"], ["--lr_warmup", "1", "--lr_scheduler", "cosine"]])
+def test_warm_up_goes_with_any_schedule_and_with_none(words):
+    line = ["--model", "sgd", "--dataset", "seq-digits", "--n_epochs", "4", "--lr", "0.3"]
+    dataset = get_dataset(parse_args([*line, *words]))
+    model = Namespace(opt=torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=dataset.args.lr))
+    scheduler, rates = dataset.get_scheduler(model, dataset.args), []
+    for _ in range(4):
+        rates.append(model.opt.param_groups[0]["lr"])
+        model.opt.step()
+        scheduler.step()
+    cosine = [0.15 * (1 + math.cos(math.pi * epoch / 4)) for epoch in range(4)]
+    assert rates == pytest.approx(cosine if "cosine" in words else [0.1, 0.2, 0.3, 0.3])
+
+
+def test_a_warm_up_goes_on_after_a_stop(launch, stop_after, identical):
+    line = "--model sgd --dataset seq-digits --n_tasks 2 --n_epochs 3 --max_samples_per_class 40 --batch_size 20"
+    line += " --lr_warmup 2 --lr_scheduler multistep --lr_milestones 1"
+    whole = launch(line)
+    stop_after(15)  # of 10 batches an epoch
+    cut = launch(line)
+    assert cut.code == 143
+    assert identical(whole, launch("", resume=cut.path))
 
 
 # A larger first task

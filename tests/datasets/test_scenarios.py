@@ -21,6 +21,7 @@ from datasets.utils.scenarios import (
     grade_incremental_official,
     group_incremental,
     hold_out,
+    hold_out_by_class,
     merge_tasks,
     ordered_uniform_indices,
     task_order,
@@ -516,6 +517,26 @@ def test_hold_out_divides_in_two_ascending_parts_of_the_right_size_or_refuses(n,
 def test_hold_out_differs_between_seeds_among_equal_targets():
     held = {tuple(hold_out(np.arange(40), np.zeros(40), 25, seed)[1]) for seed in range(10)}
     assert len(held) == 10
+
+
+def test_hold_out_by_class_takes_its_share_of_every_class_and_at_least_one_sample():
+    labels = np.repeat([0, 1, 2, 3], [50, 14, 2, 1])
+    for seed in range(5):
+        kept, held = hold_out_by_class(np.arange(67), labels, 10, seed)
+        assert_partition([kept, held], 67)
+        assert np.bincount(labels[held], minlength=4).tolist() == [5, 1, 1, 0]
+    assert len({tuple(hold_out_by_class(np.arange(67), labels, 10, seed)[1]) for seed in range(5)}) == 5
+
+
+def test_hold_out_by_class_leaves_a_sample_of_every_class_to_train_on():
+    labels = np.repeat([4, 7], [3, 2])
+    kept, _ = hold_out_by_class(np.arange(5), labels, 99, 0)
+    assert sorted(labels[kept]) == [4, 7]
+
+
+def test_hold_out_by_class_of_single_samples_is_refused():
+    with pytest.raises(DataError, match="second sample"):
+        hold_out_by_class(np.arange(3), np.arange(3), 50, 0)
 
 
 def test_hold_out_spreads_over_the_scores():

@@ -162,6 +162,10 @@ def test_difficulties_stay_with_their_samples_where_some_cannot_be_read(tmp_path
     assert len(dataset.skipped) == 2
 
 
+def test_the_head_that_predicts_the_mean_may_be_called_so():
+    assert parse_args(["--model", "sgd", "--dataset", "uiprmd", "--score_head", "mean"]).score_head == "mlp"
+
+
 @pytest.mark.parametrize("name", ["uiprmd", "rg", "aqa7-mini"])
 def test_a_stream_without_difficulties_refuses_to_use_them(name: str) -> None:
     args = parse_args(["--model", "sgd", "--dataset", name, "--use_difficulty", "1"])

@@ -172,6 +172,36 @@ def test_lws_can_learn_the_weights_of_the_newest_classes_too(trained):
     assert (stage.scale[:4] != 1).all()
 
 
+@pytest.mark.parametrize("name", ["lucir", "podnet"])
+def test_lws_scales_the_outputs_of_a_cosine_head(trained, name):
+    driven, stage = trained(name, "--buffer_size", "20", "--stage2", "lws", n_tasks=2)
+    stage.fit(driven.model)
+    head = driven.model.net.classifier
+    assert torch.equal(stage.weight, head.weight)
+    assert (stage.scale[:4] != 1).all()
+    assert (stage.scale[4:] == 1).all()
+    x = torch.rand(3, head.weight.shape[2])
+    torch.testing.assert_close(stage(x), stage.scale * head(x))
+
+
+@pytest.mark.parametrize("name", ["lucir", "podnet"])
+def test_lws_can_learn_the_directions_of_the_newest_classes_too(trained, name):
+    words = ["--buffer_size", "20", "--stage2", "lws", "--stage2_last_head", "1"]
+    driven, stage = trained(name, *words, n_tasks=2)
+    stage.fit(driven.model)
+    changed = (stage.weight != driven.model.net.classifier.weight).flatten(1).any(1)
+    assert changed.tolist() == [False, False, True, True] + [False] * 6
+
+
+@pytest.mark.parametrize("name", ["lucir", "podnet"])
+def test_methods_with_a_cosine_head_take_lws_alone(launch, capsys, name):
+    for stage2, code in (("crt", 2), ("tau-norm", 2), ("tde", 2), ("lws", 0)):
+        line = f"--model {name} --buffer_size 10 --stage2 {stage2} {' '.join(SMALL)} --stop_after 1"
+        assert launch(line).code == code
+        if code:
+            assert f"--stage2 {stage2}: {name} has a head of its own" in capsys.readouterr().err
+
+
 def test_class_aware_sampling_lifts_the_small_classes(trained):
     driven, stage = trained("sgd", "--stage2", "crt", *ABLE, "--imb_factor", "20")
     stage.fit(driven.model)
