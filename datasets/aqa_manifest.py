@@ -180,7 +180,9 @@ def _check_columns(columns: list[str], header: list[str], path: Path) -> None:
         if len(spelt) > 1:
             raise DataError(f"aqa-manifest: {path} names a column twice: {', '.join(spelt)} are all '{name}'; keep one")
     for name in filter(None, columns):
-        close = [] if name in COLUMNS else nearest(name, [each for each in COLUMNS if each not in columns], n=1)
+        # A table may have columns of its own (heart rate, age), so only what looks like a slip is one.
+        absent = [each for each in COLUMNS if each not in columns]
+        close = [] if name in COLUMNS else nearest(name, absent, n=1, cutoff=0.7)
         if close:
             raise DataError(f"aqa-manifest: {path}: unknown column '{name}'; did you mean {close[0]}?")
 

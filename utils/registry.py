@@ -33,9 +33,13 @@ def normalise(name: str) -> str:
     return name.strip().lower().replace("_", "-").replace("+", "p")
 
 
-def nearest(name: str, known: Iterable[str], n: int = 3) -> list[str]:
-    """The registered names most similar to `name`, best first; may be empty."""
-    return difflib.get_close_matches(name, list(known), n=n, cutoff=0.5)
+def nearest(name: str, known: Iterable[str], n: int = 3, cutoff: float = 0.5) -> list[str]:
+    """The registered names most similar to `name`, best first; may be empty.
+
+    Args:
+        cutoff: the least similarity, as of difflib: 1 for equal names, 0 for names without a letter in common.
+    """
+    return difflib.get_close_matches(name, list(known), n=n, cutoff=cutoff)
 
 
 def unknown_name_message(what: str, name: str, known: Iterable[str]) -> str:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from datasets.utils.clip_cache import ClipCache
 from datasets.utils.sources import IMAGE_SUFFIXES, UNREADABLE, decode_image, digest, why_unreadable
-from datasets.utils.video_files import import_av, read_video
+from datasets.utils.video_files import read_video, video_decoder_version
 from utils.errors import DataError
 
 # To be raised when the pixels that are read from the same files change: cached clips are then decoded anew.
@@ -161,8 +161,7 @@ class ClipSource:
         jpeg = features.version("libjpeg_turbo") or features.version("jpg")
         versions = f"decoding {DECODING}, Pillow {PIL.__version__}, libjpeg {jpeg}"
         if any(clip.video is not None for clip in self.clips):
-            av = import_av()
-            versions += f", PyAV {av.__version__}, libavcodec {'.'.join(map(str, av.library_versions['libavcodec']))}"
+            versions += f", {video_decoder_version()}"
         return versions
 
 

@@ -21,6 +21,13 @@ def video_decoder() -> Any:
     return VideoDecoder
 
 
+def version() -> str:
+    """Versions of torchcodec and of the FFmpeg that it has found."""
+    import torchcodec
+
+    return f"torchcodec {torchcodec.__version__}, FFmpeg {getattr(torchcodec, 'ffmpeg_major_version', 'unknown')}"
+
+
 def n_frames(path: Path) -> int:
     """Number of frames of a video, counted.
 

@@ -235,6 +235,18 @@ def _count_with_torchcodec(path: Path, n_bytes: int, changed: int) -> int:
     return torchcodec_frames.n_frames(path)
 
 
+def video_decoder_version() -> str:
+    """What decodes video files here, in words that change with its pixels.
+
+    Raises:
+        UsageError: neither PyAV nor torchcodec is installed.
+    """
+    if _uses_torchcodec():
+        return torchcodec_frames.version()
+    av = import_av()
+    return f"PyAV {av.__version__}, libavcodec {'.'.join(map(str, av.library_versions['libavcodec']))}"
+
+
 def _uses_torchcodec() -> bool:
     try:
         import_av()

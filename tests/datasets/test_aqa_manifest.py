@@ -295,6 +295,11 @@ def test_a_misspelt_column_is_named_with_the_right_one(
     assert f"unknown column '{wrong}'; did you mean {right}?" in message
 
 
+def test_columns_of_the_table_itself_are_no_misspellings(tree: Path, tmp_path: Path, rows: Any) -> None:
+    path = manifest(tree, tmp_path, [{**row, "heart rate": "80", "age": "31", "rater": "B"} for row in rows])
+    assert len(stream(tmp_path, "--manifest", str(path)).samples.train) > 0
+
+
 @pytest.mark.parametrize(
     ("name", "other"), [("id", "sample_id"), ("frames", "frame folder"), ("score", "Score"), ("group", " group")]
 )

@@ -75,6 +75,23 @@ def test_a_clip_of_a_video_is_a_sample(decoder: type[Decoder], video: Path) -> N
     assert samples[0, 0, :, 0, 0].tolist() == [0, 80, 80]
 
 
+def test_clips_of_videos_are_cached_without_pyav(
+    decoder: type[Decoder], video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torchcodec", SimpleNamespace(__version__="1.2", ffmpeg_major_version=5))
+
+    def key() -> str:
+        source = ClipSource([Clip("v", video=video, numbers=(0, 4))], (8, 10), cache=tmp_path / "cache")
+        first, again = (source.read(np.arange(1))[0] for _ in range(2))
+        assert torch.equal(first, again)
+        return source._content_key()
+
+    first = key()
+    assert decoder.asked == list(range(5))  # once
+    monkeypatch.setitem(sys.modules, "torchcodec", SimpleNamespace(__version__="1.3", ffmpeg_major_version=5))
+    assert key() != first
+
+
 def test_what_cannot_be_decoded_is_named(decoder: type[Decoder], video: Path, tmp_path: Path) -> None:
     decoder.n_readable = 5
     assert greys(read_video(video, [4], (8, 10))) == [4]
