@@ -4,6 +4,8 @@
     python scripts/references.py data/sweeps/cifar10-small        # these runs against them
     python scripts/references.py --only er derpp --dataset seq-cifar10
 
+Where nobody else has measured a protocol, runs are compared with what came out here.
+
 Exit codes: 0; 1 with runs that are further from a reference than its tolerance; 2 and more as of main.py.
 """
 
@@ -54,17 +56,21 @@ def compare(entries: Sequence[Reference], runs: Sequence[StoredRun] | None) -> t
     rows, all_within, sources = [], True, dict[str, str]()
     for entry in entries:
         mark = sources.setdefault(entry.source, f"[{len(sources) + 1}]")
-        for figure, reference in entry.reference.items():
+        for figure, known in entry.known.items():
             value, seeds = entry.ours.get(figure), entry.seeds
             if runs is not None:
                 value, found = mean_of(runs, entry, figure)
                 seeds = as_ranges(found)
             verdict = entry.verdict(figure, value)
+            reference = number(known)
+            if not entry.reference:
+                # With runs, what came out here is what theirs are compared with.
+                reference, verdict = ("-", "ours alone") if runs is None else (f"{reference} (ours)", verdict)
             if runs is not None and value is None:
                 continue
             all_within &= runs is None or verdict == "within tolerance"
             ours = "-" if value is None else number(value)
-            rows.append([describe(entry.options), figure, f"{number(reference)} {mark}", ours, seeds or "-", verdict])
+            rows.append([describe(entry.options), figure, f"{reference} {mark}", ours, seeds or "-", verdict])
     if not rows:
         raise UsageError("no finished run there belongs to an entry: its configuration must have all options of one")
     header = ["method and protocol", "figure", "reference", "ours", "seeds", "verdict"]

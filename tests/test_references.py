@@ -28,8 +28,8 @@ def test_every_protocol_of_the_repository_is_one_that_main_takes(entry: Referenc
     assert all(getattr(args, name) == value for name, value in entry.options.items())
 
 
-def test_every_figure_of_ours_is_in_a_table_of_the_readme() -> None:
-    text = (ROOT / "README.md").read_text()
+def test_every_figure_of_ours_is_in_a_table_of_the_documentation() -> None:
+    text = "".join((ROOT / name).read_text() for name in ("README.md", "docs/classes.md"))
     for entry in read_references(REGISTRY):
         for value in entry.ours.values():
             assert f"{value:.2f}" in text
@@ -93,11 +93,26 @@ def test_without_runs_the_recorded_figures_are_shown(
     assert main(["--file", str(path), "--only", "der"]) == 2
 
 
+def test_what_nobody_else_has_measured_is_compared_with_ours(
+    launch: Callable[..., Finished], registry: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = launch(f"{LINE} --buffer_size 6 --seed 3")
+    value = run.summary["class_il_mean"]
+    recorded = {"reference": {}, "ours": {"class_il_mean": round(value + 1, 2)}, "seeds": "0-2"}
+    for tolerance, code, verdict in ((2, 0, "within tolerance"), (0.5, 1, "-1.0")):
+        path = registry(row(**recorded), command="make it", date="2026-01-02", tolerance=tolerance)
+        assert main(["--file", str(path)]) == 0
+        assert "ours alone" in capsys.readouterr().out
+        assert main([str(run.path), "--file", str(path)]) == code
+        out = capsys.readouterr().out
+        assert all(part in out for part in (f"{value + 1:.2f} (ours)", f"{value:.2f}", verdict))
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         ({"referenc": {"mae": 1}}, "did you mean reference"),
-        ({"reference": {}}, "row 1 has no reference"),
+        ({"reference": {}}, "row 1 has no reference and no figure of ours"),
         ({"reference": {"accuracy": 1.0}}, "'accuracy: 1.0' is no figure"),
         ({"reference": {"mae": "low"}}, "'mae: low' is no figure"),
         ({"ours": {"mae": 1}}, "need seeds, command and date"),

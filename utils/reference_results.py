@@ -26,7 +26,7 @@ class Reference:
 
     Attributes:
         options: what a run's configuration must say to belong here.
-        reference: figure -> value, in the unit of the figure; from `source`.
+        reference: figure -> value, in the unit of the figure; from `source`. Empty if nobody else has one.
         ours: figure -> mean over `seeds` as recorded, empty if nobody ran it here.
         tolerance: how far ours may be from the reference to be within tolerance.
         command, date: how and when ours came about.
@@ -43,15 +43,20 @@ class Reference:
     date: str = ""
     note: str = ""
 
+    @property
+    def known(self) -> dict[str, float]:
+        """What runs are compared with: the reference, or ours where there is none."""
+        return self.reference or self.ours
+
     def is_of(self, run: StoredRun) -> bool:
         """Whether a run has all of the options; those it does not name may be anything."""
         return all(as_typed(run.config.get(name)) == as_typed(value) for name, value in self.options.items())
 
     def verdict(self, figure: str, value: float | None) -> str:
-        """How a figure compares with the reference."""
+        """How a figure compares with what is known."""
         if value is None:
             return "not run"
-        distance = value - self.reference[figure]
+        distance = value - self.known[figure]
         # Decimal fractions are not exact.
         return "within tolerance" if abs(distance) <= self.tolerance + 1e-9 else f"{distance:+.1f}"
 
@@ -84,7 +89,7 @@ def read_references(path: Path) -> list[Reference]:
                     note=str(block.get("note", "")),
                 )
             )
-            for key, value in (("source", found[-1].source), ("reference", found[-1].reference)):
+            for key, value in (("source", found[-1].source), ("reference and no figure of ours", found[-1].known)):
                 if not value:
                     raise UsageError(f"{place} has no {key}")
             if ours and not (found[-1].seeds and found[-1].command and found[-1].date):
