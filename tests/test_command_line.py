@@ -201,6 +201,15 @@ def test_options_of_one_backbone_do_not_hinder_another():
     assert parse_args(["--model", "sgd", "--dataset", "aqa7-mini"]).width == 4
 
 
+def test_one_order_of_tasks_is_asked_for_and_a_custom_one_replaces_that_of_a_file(tmp_path):
+    line = ["--model", "sgd", "--dataset", "uiprmd", "--custom_task_order", "3,1,2,4,5"]
+    with pytest.raises(UsageError, match="not allowed with argument"):
+        parse_args([*line, "--task_order", "random"])
+    path = tmp_path / "mine.yaml"
+    path.write_text("task_order: random\n")
+    assert parse_args([*line, "--config", str(path)]).custom_task_order == [3, 1, 2, 4, 5]
+
+
 def test_single_value_in_a_file_serves_an_option_that_takes_several(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("lr_milestones: 3\ncustom_task_order: [3, 1, 2]\n")

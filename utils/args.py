@@ -258,8 +258,9 @@ def add_experiment_args(parser: ArgumentParser) -> None:
     group.add_argument("--base_epochs", type=not_negative, help="epochs of the first task (default: n_epochs)")
     group.add_argument("--online", type=true_or_false, default=False, help="one epoch a task, the first included")
     group.add_argument("--n_tasks", type=positive, help="number of tasks; with a base session, of grades after it")
-    group.add_argument("--task_order", choices=["ascending", "descending", "random"], default="ascending")
-    group.add_argument("--custom_task_order", type=int_list, help="in place of --task_order; from 1, e.g. 3,1,2")
+    order = group.add_mutually_exclusive_group()
+    order.add_argument("--task_order", choices=["ascending", "descending", "random"], default="ascending")
+    order.add_argument("--custom_task_order", type=int_list, help="in place of --task_order; from 1, e.g. 3,1,2")
     group.add_argument("--joint", type=true_or_false, default=False, help="train on all tasks at once (upper bound)")
     group.add_argument(
         "--validation",
