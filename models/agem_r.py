@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentParser
+
 from torch import Tensor
 
 from models.utils.averaged_gem import AveragedGEM
+from utils.args import add_offer_args
 
 
 class AGEMR(AveragedGEM):
@@ -17,13 +20,18 @@ class AGEMR(AveragedGEM):
     NAME = "agem-r"
     COMPATIBILITY = ["class-il", "task-il", "domain-il", "general-continual", "grade-il", "group-il"]
 
+    @staticmethod
+    def get_parser(parser: ArgumentParser) -> ArgumentParser:
+        AveragedGEM.get_parser(parser)
+        add_offer_args(parser)
+        return parser
+
     def __init__(self, backbone, loss, args, transform, dataset) -> None:  # type: ignore[no-untyped-def]
         super().__init__(backbone, loss, args, transform, dataset)
         self.buffer = self.make_buffer()
 
     def observe(self, inputs: Tensor, labels: Tensor, not_aug_inputs: Tensor, epoch: int | None = None) -> float:
         value = super().observe(inputs, labels, not_aug_inputs, epoch)
-        # In later epochs of a task the reservoir has had its chance at these samples already.
-        if not epoch:
+        if self.is_offered(epoch):
             self.buffer.add_data(not_aug_inputs, labels=labels)
         return value

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from models.utils.continual_model import ContinualModel
-from utils.args import add_rehearsal_args
+from utils.args import add_offer_args, add_rehearsal_args
 
 
 class ER(ContinualModel):
@@ -23,6 +23,7 @@ class ER(ContinualModel):
     @staticmethod
     def get_parser(parser: ArgumentParser) -> ArgumentParser:
         add_rehearsal_args(parser)
+        add_offer_args(parser)
         return parser
 
     def __init__(self, backbone, loss, args, transform, dataset) -> None:  # type: ignore[no-untyped-def]
@@ -35,7 +36,6 @@ class ER(ContinualModel):
             replayed, replayed_labels = self.buffer.get_data(self.minibatch_size, transform=self.transform)
             all_inputs, all_labels = torch.cat([inputs, replayed]), torch.cat([labels, replayed_labels])
         loss = self.step(self.loss(self.net(all_inputs), all_labels))
-        # In later epochs of a task the reservoir has had its chance at these samples already.
-        if not epoch:
+        if self.is_offered(epoch):
             self.buffer.add_data(not_aug_inputs, labels=labels)
         return loss

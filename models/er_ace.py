@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from models.utils.continual_model import ContinualModel
-from utils.args import add_rehearsal_args
+from utils.args import add_offer_args, add_rehearsal_args
 
 
 class ERACE(ContinualModel):
@@ -28,6 +28,7 @@ class ERACE(ContinualModel):
     @staticmethod
     def get_parser(parser: ArgumentParser) -> ArgumentParser:
         add_rehearsal_args(parser)
+        add_offer_args(parser)
         return parser
 
     def __init__(self, backbone, loss, args, transform, dataset) -> None:  # type: ignore[no-untyped-def]
@@ -46,8 +47,7 @@ class ERACE(ContinualModel):
                 self.log(loss_stream=loss, loss_replay=replay)
                 loss = loss + replay
         value = self.step(loss)
-        # In later epochs of a task the reservoir has had its chance at these samples already.
-        if not epoch:
+        if self.is_offered(epoch):
             self.buffer.add_data(not_aug_inputs, labels=labels)
         return value
 

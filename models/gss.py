@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.utils.continual_model import ContinualModel
-from utils.args import add_rehearsal_args, positive
+from utils.args import add_offer_args, add_rehearsal_args, positive
 from utils.checkpoints import evaluation_mode
 from utils.errors import TrainingError
 from utils.gradients import flat_gradient, trained_parameters
@@ -40,6 +40,7 @@ class GSS(ContinualModel):
     @staticmethod
     def get_parser(parser: ArgumentParser) -> ArgumentParser:
         add_rehearsal_args(parser)
+        add_offer_args(parser)
         parser.add_argument(
             "--batch_num", type=positive, default=1, help="steps, each with a new draw, for every batch"
         )
@@ -60,8 +61,7 @@ class GSS(ContinualModel):
                 replayed, replayed_labels, _ = self.buffer.get_data(self.minibatch_size, transform=self.transform)
                 all_inputs, all_labels = torch.cat([inputs, replayed]), torch.cat([labels, replayed_labels])
             losses.append(self.step(self.loss(self.net(all_inputs), all_labels)))
-        # In later epochs of a task the memory has had its chance at these samples already.
-        if not epoch and self.buffer_capacity:
+        if self.buffer_capacity and self.is_offered(epoch):
             self.offer(not_aug_inputs, labels)
         return sum(losses) / len(losses)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from datasets.utils.continual_dataset import SCORE_SETTINGS, ContinualDataset
 from models.utils.continual_model import ContinualModel
-from utils.args import add_rehearsal_args, from_zero, share
+from utils.args import add_offer_args, add_rehearsal_args, from_zero, share
 from utils.buffer import Buffer
 from utils.conf import named_generator
 from utils.gradients import flat_gradient, trained_parameters, with_gradient
@@ -40,6 +40,7 @@ class HAL(ContinualModel):
     @staticmethod
     def get_parser(parser: ArgumentParser) -> ArgumentParser:
         add_rehearsal_args(parser)
+        add_offer_args(parser)
         parser.add_argument("--hal_lambda", type=from_zero, default=0.1, help="weight of the change at the anchors")
         parser.add_argument("--beta", type=share, default=0.5, help="share of the mean embedding that a batch leaves")
         parser.add_argument("--gamma", type=from_zero, default=0.1, help="weight of the mean embedding in an anchor")
@@ -65,8 +66,7 @@ class HAL(ContinualModel):
         with torch.no_grad():
             embedding = self.net(inputs, returnt="features").mean(0)
             self.phi.mul_(self.args.beta).add_(embedding, alpha=1 - self.args.beta)
-        # In later epochs of a task the reservoir has had its chance at these samples already.
-        if not epoch:
+        if self.is_offered(epoch):
             self.buffer.add_data(not_aug_inputs, labels=labels)
         return value
 

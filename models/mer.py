@@ -7,7 +7,7 @@ from argparse import ArgumentParser
 from torch import Tensor
 
 from models.utils.continual_model import ContinualModel
-from utils.args import add_rehearsal_args, positive
+from utils.args import add_offer_args, add_rehearsal_args, positive
 from utils.gradients import trained_parameters
 from utils.reptile import reptile
 
@@ -33,6 +33,7 @@ class MER(ContinualModel):
     @staticmethod
     def get_parser(parser: ArgumentParser) -> ArgumentParser:
         add_rehearsal_args(parser)
+        add_offer_args(parser)
         parser.add_argument("--batch_num", type=positive, default=3, help="rounds of replay for every batch")
         parser.add_argument("--beta", type=float, default=0.5, help="share of the way that a round goes")
         parser.add_argument("--gamma", type=float, default=1.0, help="share of the way that all rounds go")
@@ -49,8 +50,7 @@ class MER(ContinualModel):
                 with reptile(parameters, self.args.beta):
                     for examples, targets in [*self.replay(), (inputs, labels)]:
                         losses.append(self.step(self.loss(self.net(examples), targets)))
-        # In later epochs of a task the reservoir has had its chance at these samples already.
-        if not epoch:
+        if self.is_offered(epoch):
             self.buffer.add_data(not_aug_inputs, labels=labels)
         return sum(losses) / len(losses)
 

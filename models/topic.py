@@ -11,7 +11,7 @@ from torch import Tensor
 
 from datasets.utils.continual_dataset import ContinualDataset
 from models.utils.continual_model import ContinualModel
-from utils.args import add_rehearsal_args, from_zero
+from utils.args import add_offer_args, add_rehearsal_args, from_zero
 from utils.triplets import score_triplet_loss
 
 
@@ -36,6 +36,7 @@ class TOPIC(ContinualModel):
     @staticmethod
     def get_parser(parser: ArgumentParser) -> ArgumentParser:
         add_rehearsal_args(parser)
+        add_offer_args(parser)
         parser.add_argument("--lambda_t", type=from_zero, default=0.1, help="weight of the triplet loss")
         parser.add_argument("--triplet_margin", type=float, default=0.1, help="margin of squared distances, 0 to 4")
         parser.add_argument("--lambda_o", type=from_zero, default=1.0, help="weight of the old network's outputs")
@@ -64,8 +65,7 @@ class TOPIC(ContinualModel):
         triplets = score_triplet_loss(features, scores, self.args.triplet_margin)
         self.log(loss_triplet=triplets)
         value = self.step(loss + self.args.lambda_t * triplets)
-        # In later epochs of a task the reservoir has had its chance at these samples already.
-        if not epoch:
+        if self.is_offered(epoch):
             sessions = torch.full((len(labels),), self.current_task)
             self.buffer.add_data(not_aug_inputs, labels=labels, task_labels=sessions)
         return value

@@ -397,6 +397,17 @@ def add_rehearsal_args(parser: ArgumentParser) -> None:
     group.add_argument("--bits", type=int, choices=[8, 16, 32], default=8, help="features: bits of every stored number")
 
 
+def add_offer_args(parser: ArgumentParser) -> None:
+    """For methods whose memory can do with the samples of one epoch, where Mammoth's takes those of every one."""
+    parser.add_argument(
+        "--offer_epochs",
+        choices=["first", "every"],
+        default="first",
+        help="epochs of a task in which its samples are offered to the memory: the first, so that each has one chance, "
+        "or every one as in Mammoth (streams of classes: every)",
+    )
+
+
 def framework_parser() -> ArgumentParser:
     """All options that do not depend on the choice of method, stream or backbone."""
     parser = ArgumentParser(
@@ -549,7 +560,7 @@ def _layers(
         stream = get_dataset_class(str(chosen["dataset"]))
         stream.get_parser(parser)
         name = normalise(str(chosen["dataset"]))
-        layers = [(f"{name} stream", stream.OPTION_DEFAULTS), config_layer(Path("configs/datasets") / f"{name}.yaml")]
+        layers = [(f"{name} stream", stream.option_defaults()), config_layer(Path("configs/datasets") / f"{name}.yaml")]
         wished.add(f"{name} stream")
         if chosen.get("features") or last[1].get("features"):
             # They are in memory: processes that read ahead would only copy them.

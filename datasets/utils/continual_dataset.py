@@ -115,7 +115,8 @@ class ContinualDataset:
         SETTING: one of `SETTINGS`.
         N_TASKS: number of tasks; N_CLASSES: outputs of the head (1 for scores);
         N_CLASSES_PER_TASK: number, or list with one number per task.
-        OPTION_DEFAULTS: the stream's defaults for options that only some methods have, e.g. buffer_scope.
+        OPTION_DEFAULTS: the stream's defaults for options that only some methods have, e.g. buffer_scope; those of its
+            bases hold too.
         TAKES_FEATURES: whether --features can replace its samples.
         PROMPTS: sentences with {} for the text of a class, which together describe an image of it.
         IS_STAND_IN: whether it only replaces absent data and is none of the field's.
@@ -166,6 +167,12 @@ class ContinualDataset:
     def get_parser(parser: ArgumentParser) -> ArgumentParser:
         """Add the stream's own options."""
         return parser
+
+    @classmethod
+    def option_defaults(cls) -> dict[str, Any]:
+        """`OPTION_DEFAULTS` of the stream and of all its bases."""
+        parts = (vars(base).get("OPTION_DEFAULTS", {}) for base in reversed(cls.__mro__))
+        return {name: value for part in parts for name, value in part.items()}
 
     @classmethod
     def resolve_name(cls, options: dict[str, Any]) -> str:

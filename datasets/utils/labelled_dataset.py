@@ -29,6 +29,9 @@ class LabelledDataset(ContinualDataset):
     share of its samples (`long_tail.class_sizes`), the same samples with every seed. Test data stays as it is.
     """
 
+    # As in Mammoth, whose figures on classes people compare with.
+    OPTION_DEFAULTS = {"offer_epochs": "every"}
+
     @staticmethod
     def get_parser(parser: ArgumentParser) -> ArgumentParser:
         parser.add_argument(

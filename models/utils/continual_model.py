@@ -30,7 +30,9 @@ from utils.second_stage import second_stage
 from utils.token_replay import TokenBuffer, TokenReplay, token_replay
 
 # What methods of this project use and the base class of Mammoth's methods has not.
-OURS = frozenset({"step", "log", "make_buffer", "buffer_capacity", "minibatch_size", "optimizer_apart", "take_head"})
+OURS = frozenset(
+    {"step", "log", "make_buffer", "buffer_capacity", "minibatch_size", "optimizer_apart", "take_head", "is_offered"}
+)
 OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
 
@@ -252,6 +254,10 @@ class ContinualModel(nn.Module):
         if self._option("buffer_scope", "total") == "session":
             return self.args.buffer_size * max(self.n_tasks - 1, 1)
         return self.args.buffer_size
+
+    def is_offered(self, epoch: int | None) -> bool:
+        """Whether samples of this epoch are offered to the memory (--offer_epochs)."""
+        return not epoch or self._option("offer_epochs", "first") == "every"
 
     @property
     def minibatch_size(self) -> int:

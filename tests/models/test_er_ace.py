@@ -66,10 +66,11 @@ def test_first_task_is_plain_fine_tuning_over_all_classes(drive, monkeypatch):
     assert seen[0].item() == pytest.approx(F.cross_entropy(driven.model.net(inputs), labels).item())
 
 
-def test_reservoir_is_offered_raw_samples_in_the_first_epoch_only(drive):
-    driven = drive("er-ace", *DIGITS, "--n_epochs", "2")
+@pytest.mark.parametrize(("words", "n_offered"), [((), 160), (("--offer_epochs", "first"), 80)])
+def test_reservoir_is_offered_raw_samples_in_every_epoch_or_the_first(drive, words, n_offered):
+    driven = drive("er-ace", *DIGITS, "--n_epochs", "2", *words)
     driven.session()
-    assert driven.model.buffer.num_seen_examples == 80
+    assert driven.model.buffer.num_seen_examples == n_offered
     raw = driven.data()[0]
     assert all(any(torch.equal(x, r) for r in raw) for x in driven.model.buffer.get_all_data()[0])
 

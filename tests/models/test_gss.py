@@ -126,8 +126,8 @@ def test_sample_that_was_just_taken_defends_its_place_with_its_own_score(drive, 
     assert buffer.get_all_data()[2][0] == pytest.approx(1e-12)
 
 
-def test_every_round_replays_another_draw_and_the_memory_is_offered_the_first_epoch_only(drive):
-    driven = begun(drive, 20, "--batch_num", "3")
+def test_every_round_replays_another_draw_and_the_memory_may_be_offered_the_first_epoch_only(drive):
+    driven = begun(drive, 20, "--batch_num", "3", "--offer_epochs", "first")
     model = driven.model
     for batch in list(driven.dataset.train_loader)[:2]:
         model.meta_observe(*batch, epoch=0)

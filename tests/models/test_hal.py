@@ -67,12 +67,13 @@ def test_the_plain_step_has_the_rate_of_every_parameter_group(drive):
     assert model.meta_observe(inputs, labels, raw, epoch=0) == pytest.approx((loss + 3 * change).item(), rel=1e-5)
 
 
-def test_memory_is_offered_the_first_epoch_only(drive):
-    driven = drive("hal", *DIGITS, *SGD)
+@pytest.mark.parametrize(("epochs", "n_offered"), [("first", [8, 8, 16]), ("every", [8, 16, 24])])
+def test_memory_is_offered_the_samples_of_the_epochs_asked_for(drive, epochs, n_offered):
+    driven = drive("hal", *DIGITS, *SGD, "--offer_epochs", epochs)
     driven.begin()
-    for epoch, n_offered in ((0, 8), (1, 8), (0, 16)):
+    for epoch, n in zip((0, 1, 0), n_offered, strict=True):
         driven.model.meta_observe(*driven.batch(), epoch=epoch)
-        assert driven.model.buffer.num_seen_examples == n_offered
+        assert driven.model.buffer.num_seen_examples == n
 
 
 def test_first_task_replays_without_anchors(drive):
