@@ -54,6 +54,7 @@ class AQA7(VideoScoreDataset):
     OFFICIAL_STRIDE = "exact"
     TEST_SHOTS = 10
     N_FRAMES = N_FRAMES
+    PUBLISHED_END = 100.0
     HOW_TO_GET = HOW_TO_GET
 
     def __init__(self, args: Namespace) -> None:
@@ -66,6 +67,15 @@ class AQA7(VideoScoreDataset):
         VideoScoreDataset.get_parser(parser)
         parser.add_argument("--sport", choices=[*SPORTS, "all"], default="diving", help="which of the six sports")
         return parser
+
+    @classmethod
+    def check_options(cls, args: Namespace) -> None:
+        super().check_options(args)
+        if getattr(args, "sport", "") == "all" and getattr(args, "score_scale", "unit") == "raw":
+            raise UsageError(
+                "--sport all: scores as judged have no common unit, each sport has a range of its own; take "
+                "--score_scale published (each from 0 to 100) or unit"
+            )
 
     @classmethod
     def resolve_name(cls, options: dict[str, Any]) -> str:
@@ -158,6 +168,7 @@ class AQA7Mini(ScoreDataset):
     SCORE_RANGE = SPORTS["diving"]
     OFFICIAL_STRIDE = "exact"
     TEST_SHOTS = 10
+    PUBLISHED_END = 100.0
     SIZE = 56
     NOTICE = (
         "aqa7-mini: rendered dives are used in place of the AQA-7 videos, whose frames were not found; its figures are "

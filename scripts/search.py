@@ -26,7 +26,7 @@ import yaml
 
 from utils.args import not_negative, positive
 from utils.conf import n_cores
-from utils.errors import RunError, run_script
+from utils.errors import STOP_SIGNALS, RunError, run_script
 from utils.files import write_text
 from utils.search import Search, open_study, read_search, work
 from utils.tables import text_table
@@ -73,7 +73,7 @@ def start_workers(args: argparse.Namespace) -> int:
             if worker.poll() is None:
                 worker.send_signal(number)
 
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    for number in STOP_SIGNALS:
         signal.signal(number, pass_on)
     return max(abs(worker.wait()) for worker in workers)
 

@@ -170,6 +170,12 @@ def test_rhythmic_gymnastics_has_a_file_of_its_own():
     assert (args.minibatch_size, args.n_tasks, args.fewshot, args.buffer_size, args.gpus) == (2, 4, False, 10, [0])
 
 
+@pytest.mark.parametrize("words", [["--model", "sgd"], ["--features", "somewhere", "--buffer_size", "10"]])
+def test_the_file_of_rhythmic_gymnastics_goes_with_other_methods_and_with_features(words):
+    args = parse_args(["--config", "configs/rg.yaml", *words], data_is_here=False)
+    assert args.backbone == ("clip-features" if "--features" in words else "i3d")
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("magr-*.yaml")), ids=lambda path: path.stem)
 def test_shipped_experiment_files_resolve(path: Path):
     args = parse_args(["--model", "magr", "--dataset", "aqa7-mini", "--buffer_size", "10", "--config", str(path)])

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,9 +23,12 @@ RUNS = {
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
-def start(line: str) -> subprocess.Popen[bytes]:
+def start(line: str, error: Any = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
+    """In a process group of its own."""
     words = [sys.executable, "main.py", *line.split(), "--non_verbose", "1"]
-    return subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ENVIRONMENT)
+    return subprocess.Popen(
+        words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=error, env=ENVIRONMENT, start_new_session=True
+    )
 
 
 def n_records(path: Path) -> int:
@@ -66,6 +70,21 @@ def test_stopped_run_resumes_to_the_same_bits(straight, identical, tmp_path, how
     assert in_time
     assert run.code == 0
     assert identical(expected, run)
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT], ids=lambda s: s.name)
+def test_a_signal_to_all_processes_of_a_run_lets_its_readers_finish(tmp_path, identical, how):
+    line = f"{RUNS['magr on movements']} --n_tasks 2 --num_workers 1 --base_path {tmp_path / 'data'}"
+    assert start(f"{line} --run_dir {tmp_path / 'whole'}").wait() == 0
+    process = start(f"{line} --run_dir {tmp_path / 'run'}", subprocess.PIPE)
+    while n_records(tmp_path / "run") < 6 and process.poll() is None:
+        time.sleep(0.002)
+    os.killpg(process.pid, how)
+    _, error = process.communicate()
+    assert process.returncode == 128 + how
+    assert error.decode().count("stopping after this batch") == 1
+    assert start(f"--resume {tmp_path / 'run'}").wait() == 0
+    assert identical(Finished(0, tmp_path / "whole"), Finished(0, tmp_path / "run"))
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from utils.checkpoints import save_checkpoint
-from utils.errors import Interrupted
+from utils.errors import STOP_SIGNALS, Interrupted
 from utils.run import Run
 from utils.tables import HEADLINES
 
@@ -122,13 +122,11 @@ class Checkpoints(Callback):
     stops at once, and the run goes on from the checkpoint before.
     """
 
-    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-
     def __init__(self, every_seconds: float) -> None:
         self.every_seconds = every_seconds
         self.last = time.monotonic()
         self.received: int | None = None
-        self.previous = {number: signal.signal(number, self._note) for number in self.SIGNALS}
+        self.previous = {number: signal.signal(number, self._note) for number in STOP_SIGNALS}
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None and number == signal.SIGINT:

@@ -17,11 +17,10 @@ from typing import Any
 from tqdm import tqdm
 
 from utils.conf import n_cores
-from utils.errors import TrainingError, UsageError
+from utils.errors import STOP_SIGNALS, TrainingError, UsageError
 from utils.registry import ROOT
 from utils.sweeps import Line
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 # Wrong usage and a loss that is not finite come out the same however often they are tried.
 HOPELESS = (UsageError.exit_code, TrainingError.exit_code)
 LOG = "log.txt"
@@ -86,7 +85,7 @@ class Launcher:
         """Run everything; returns the jobs with their outcomes."""
         waiting = deque(job for job in self.jobs if job.outcome == "waiting")
         n_done = len(self.jobs) - len(waiting)
-        previous = {number: signal.signal(number, self._note) for number in SIGNALS}
+        previous = {number: signal.signal(number, self._note) for number in STOP_SIGNALS}
         shown = sys.stderr.isatty()
         bar = tqdm(total=len(self.jobs), initial=n_done, unit="run", desc="runs", disable=not shown, smoothing=0)
         try:

@@ -28,11 +28,11 @@ from datasets.utils.continual_dataset import SCORE_SETTINGS
 from utils.args import OPERATIONAL
 from utils.conf import derive_seed, n_cores
 from utils.config import read_yaml
-from utils.errors import Interrupted, RunError, TrainingError, UsageError
+from utils.errors import STOP_SIGNALS, Interrupted, RunError, TrainingError, UsageError
 from utils.files import exclusive_lock, lock_is_held
 from utils.fitting import evaluated_on
 from utils.grids import alternatives, check_keys, check_words, product, run_id, to_words
-from utils.launching import LOG, SIGNALS, start
+from utils.launching import LOG, start
 from utils.registry import nearest
 from utils.stored_runs import StoredRun
 from utils.sweeps import Line
@@ -267,7 +267,7 @@ def _signals() -> Iterator[list[int]]:
     def note(number: int, frame: FrameType | None) -> None:
         received.append(number)
 
-    previous = {number: signal.signal(number, note) for number in SIGNALS}
+    previous = {number: signal.signal(number, note) for number in STOP_SIGNALS}
     try:
         yield received
     finally:

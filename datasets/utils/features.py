@@ -18,18 +18,16 @@ def feature_path(root: Path, name: str) -> Path:
     return root / f"{name}.npy"
 
 
-def feature_files(root: Path, stream: str) -> list[Path]:
-    """All feature files below a folder, in order.
+def check_feature_folder(root: Path, stream: str) -> None:
+    """Refuse a folder without feature files.
 
     Raises:
         DataError: there is no such folder, or no feature file in it.
     """
     if not root.is_dir():
         raise DataError(f"{stream}: --features {root} is no folder; scripts/extract_features.py writes one")
-    files = sorted(root.rglob("*.npy"))
-    if not files:
+    if next(root.rglob("*.npy"), None) is None:
         raise DataError(f"{stream}: no .npy file in --features {root}; scripts/extract_features.py writes them")
-    return files
 
 
 def feature_shape(paths: Iterable[Path], n_windows: int | None, skip_corrupt: bool, stream: str) -> tuple[int, int]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -13,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from datasets.utils.sources import Source
 from utils.conf import named_generator
-from utils.errors import RunError
+from utils.errors import STOP_SIGNALS, RunError
 
 Batch = tuple[Tensor, ...]
 
@@ -105,6 +108,7 @@ class Readers:
             num_workers=num_workers,
             persistent_workers=True,
             pin_memory=pin_memory,
+            worker_init_fn=_leave_signals_to_the_run,
             # Workers seed their generators from this one; the default would draw from the global generator.
             generator=torch.Generator().manual_seed(0),
         )
@@ -229,6 +233,22 @@ class StreamLoader:
         if self.num_workers and self._own_readers is None:
             self._own_readers = Readers(self.dataset.__getitem__, self.num_workers, self.device.type == "cuda")
         return self._own_readers
+
+
+def _leave_signals_to_the_run(worker: int) -> None:
+    """A time limit or a preemption reaches all processes of a job. The run then ends with a checkpoint, for which the
+    batch that it is at must still arrive; what ends this process is a SIGTERM of the run itself."""
+    if not hasattr(signal, "sigwaitinfo"):
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+
+    def wait() -> None:
+        while True:
+            told = signal.sigwaitinfo(STOP_SIGNALS)
+            if told.si_signo == signal.SIGTERM and told.si_pid == os.getppid():
+                os._exit(0)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 class _Picklable(Dataset):

@@ -32,6 +32,7 @@ class ScoreDataset(ContinualDataset):
         HAS_DIFFICULTY: whether it gives degrees of difficulty, so that --use_difficulty works.
         OFFICIAL_STRIDE: how MAGR's released code picks few-shot samples on this data set, "floor" or "exact".
         TEST_SHOTS: default number of test samples of a few-shot session.
+        PUBLISHED_END: what MAGR's experiments scale the range's upper end to, its lower end to 0; 0: scores as judged.
     """
 
     SETTING = "grade-il"
@@ -44,6 +45,7 @@ class ScoreDataset(ContinualDataset):
     HAS_DIFFICULTY = False
     OFFICIAL_STRIDE = "floor"
     TEST_SHOTS = 20
+    PUBLISHED_END = 0.0
 
     def __init__(self, args: Namespace) -> None:
         self.tasks_by = getattr(args, "tasks_by", "grade")
@@ -97,9 +99,10 @@ class ScoreDataset(ContinualDataset):
         )
         group.add_argument(
             "--score_scale",
-            choices=["unit", "raw"],
+            choices=["unit", "raw", "published"],
             default="unit",
-            help="scores as methods see them: scaled to [0, 1] by the score range, or as judged",
+            help="scores as methods see them: scaled to [0, 1] by the score range, as judged, or as in MAGR's "
+            "experiments (aqa7: scaled to [0, 100], else as judged)",
         )
         group.add_argument(
             "--score_range", type=interval, help="lowest and highest score, e.g. 0,100 (default: as published)"
@@ -249,15 +252,23 @@ class ScoreDataset(ContinualDataset):
 
     @property
     def _offset_and_scale(self) -> tuple[float, float]:
-        if getattr(self.args, "score_scale", "unit") == "raw":
+        if not self._is_scaled:
             return 0.0, 1.0
         low, high = self._regressed_range
-        return low, high - low
+        return low, (high - low) / self.network_range[1]
 
     @property
     def network_range(self) -> tuple[float, float]:
         """Lowest and highest score as methods see them."""
-        return self._regressed_range if getattr(self.args, "score_scale", "unit") == "raw" else (0.0, 1.0)
+        if not self._is_scaled:
+            return self._regressed_range
+        return (0.0, 1.0 if getattr(self.args, "score_scale", "unit") == "unit" else self.PUBLISHED_END)
+
+    @property
+    def _is_scaled(self) -> bool:
+        """Whether methods see scores from 0 on, whatever the data set's range."""
+        scale = getattr(self.args, "score_scale", "unit")
+        return scale == "unit" or (scale == "published" and self.PUBLISHED_END > 0)
 
 
 def _score_head(name: str) -> str:

@@ -24,7 +24,7 @@ from datasets.utils.augment import (
 )
 from datasets.utils.clips import Clip, ClipSource, FrameIndex
 from datasets.utils.continual_dataset import Samples
-from datasets.utils.features import feature_files, feature_path, feature_shape, read_features
+from datasets.utils.features import check_feature_folder, feature_path, feature_shape, read_features
 from datasets.utils.score_dataset import ScoreDataset
 from datasets.utils.sources import Source
 from utils.args import not_negative, positive, true_or_false
@@ -145,8 +145,9 @@ class VideoScoreDataset(ScoreDataset):
         return bool(getattr(self.args, "features", None))
 
     def feature_files(self) -> list[Path]:
-        """Feature files, of which the first has the width that all should have."""
-        return feature_files(Path(self.args.features), self.NAME)
+        """Feature files of the stream, of which the first has the width that all should have."""
+        check_feature_folder(Path(self.args.features), self.NAME)
+        return list(map(self.feature_file, self.performances))
 
     def feature_file(self, performance: Performance) -> Path:
         return feature_path(Path(self.args.features), performance.name)

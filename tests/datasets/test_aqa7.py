@@ -44,6 +44,7 @@ def configured(*words: str) -> Namespace:
 
 def stream(root: Path, *words: str) -> ScoreDataset:
     options = ["--data_root", str(root), "--clip_frames", "4", "--fewshot", "0", "--batch_size", "3"]
+    options += ["--backbone", "c3d"]
     if "group" not in words:
         options += ["--n_tasks", "2"]
     dataset = get_dataset(configured(*options, *words))
@@ -77,6 +78,28 @@ def test_raw_score_scale_gives_scores_as_judged(official: Path) -> None:
     assert torch.equal(
         dataset.convert_targets(dataset.samples.train_targets), torch.from_numpy(dataset.samples.train_targets).float()
     )
+
+
+@pytest.mark.parametrize("sport", ["gym_vault", "all"])
+def test_published_scale_goes_from_0_to_100_by_the_range(official: Path, sport: str) -> None:
+    dataset = stream(official, "--sport", sport, "--score_scale", "published", "--n_tasks", "1")
+    loader, _ = dataset.get_data_loaders()
+    low, high = dataset.SCORE_RANGE
+    labels, scores = loader.dataset.targets.numpy(), loader.dataset.scores
+    assert np.allclose(labels, 100 * (scores - low) / (high - low), atol=1e-3)
+    assert np.allclose(dataset.to_scores(labels), scores, atol=1e-4)
+    assert dataset.network_range == (0, 100)
+
+
+def test_scores_as_judged_of_all_sports_together_are_refused(official: Path) -> None:
+    with pytest.raises(UsageError, match="no common unit"):
+        stream(official, "--sport", "all", "--score_scale", "raw")
+
+
+def test_magr_of_the_paper_is_i3d_on_scores_up_to_100() -> None:
+    line = "--model magr --dataset aqa7 --data_source full --buffer_size 10 --config configs/magr-paper.yaml"
+    args = parse_args(line.split(), data_is_here=False)
+    assert (args.dataset, args.backbone, args.crop, args.score_scale) == ("aqa7", "i3d", 224, "published")
 
 
 def test_all_sports_are_scaled_to_100_by_their_published_ranges(official: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from datasets import get_dataset
-from datasets.utils.features import feature_files, feature_path, feature_shape, read_features
+from datasets.utils.features import check_feature_folder, feature_path, feature_shape, read_features
 from datasets.utils.video_dataset import VideoScoreDataset
 from tests.datasets import trees
 from utils.args import parse_args
@@ -61,17 +61,16 @@ def test_a_name_with_folders_has_a_file_below_the_folder(tmp_path: Path) -> None
 def test_the_shape_is_that_of_the_first_file(tmp_path: Path) -> None:
     write(tmp_path / "b" / "1.npy", 4, 6)
     write(tmp_path / "c.npy", 9, 6)
-    files = feature_files(tmp_path, "rg")
-    assert files == [tmp_path / "b" / "1.npy", tmp_path / "c.npy"]
+    files = [tmp_path / "b" / "1.npy", tmp_path / "c.npy"]
     assert feature_shape(files, None, False, "rg") == (6, 4)
     assert feature_shape(files, 7, False, "rg") == (6, 7)
 
 
 def test_a_folder_without_features_says_what_writes_them(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"rg: no \.npy file in --features .*scripts/extract_features\.py writes them"):
-        feature_files(tmp_path, "rg")
+        check_feature_folder(tmp_path, "rg")
     with pytest.raises(DataError, match=r"absent is no folder; scripts/extract_features\.py"):
-        feature_files(tmp_path / "absent", "rg")
+        check_feature_folder(tmp_path / "absent", "rg")
 
 
 # Damage
