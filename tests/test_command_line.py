@@ -207,6 +207,15 @@ def test_options_of_one_backbone_do_not_hinder_another():
     assert parse_args(["--model", "sgd", "--dataset", "aqa7-mini"]).width == 4
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [("--custom_task_order 3 1 2", "joined by commas"), ("--task_order 3 1 2", "--custom_task_order")],
+)
+def test_an_order_spelt_with_blanks_is_told_how_it_is_spelt(words, said):
+    with pytest.raises(UsageError, match=said):
+        parse_args(["--model", "sgd", "--dataset", "uiprmd", *words.split()])
+
+
 def test_one_order_of_tasks_is_asked_for_and_a_custom_one_replaces_that_of_a_file(tmp_path):
     line = ["--model", "sgd", "--dataset", "uiprmd", "--custom_task_order", "3,1,2,4,5"]
     with pytest.raises(UsageError, match="not allowed with argument"):

@@ -74,6 +74,12 @@ def int_list(text: str | Sequence[int]) -> list[int]:
         raise argparse.ArgumentTypeError(f"'{text}' is not a list of whole numbers such as 3,1,2") from error
 
 
+def _order_name(text: str) -> str:
+    if text[:1].isdigit():
+        raise argparse.ArgumentTypeError(f"'{text}': an order of your own is given as --custom_task_order 3,1,2")
+    return text
+
+
 def _whole(text: str | int) -> int:
     try:
         return int(text)
@@ -259,7 +265,8 @@ def add_experiment_args(parser: ArgumentParser) -> None:
     group.add_argument("--online", type=true_or_false, default=False, help="one epoch a task, the first included")
     group.add_argument("--n_tasks", type=positive, help="number of tasks; with a base session, of grades after it")
     order = group.add_mutually_exclusive_group()
-    order.add_argument("--task_order", choices=["ascending", "descending", "random"], default="ascending")
+    names = ["ascending", "descending", "random"]
+    order.add_argument("--task_order", type=_order_name, choices=names, default="ascending")
     order.add_argument("--custom_task_order", type=int_list, help="in place of --task_order; from 1, e.g. 3,1,2")
     group.add_argument("--joint", type=true_or_false, default=False, help="train on all tasks at once (upper bound)")
     group.add_argument(
@@ -634,6 +641,8 @@ def _parse_all(parser: ArgumentParser, argv: Sequence[str]) -> Namespace:
         first = next((word for word in unknown if word.startswith("-")), unknown[0])
         close = nearest(first.split("=")[0], flags)
         hint = f"did you mean {', '.join(close)}?" if close else "see --help for the options"
+        if first.isdigit():
+            hint = "numbers of a list are joined by commas, e.g. 3,1,2"
         raise UsageError(f"unknown option {first} for this model, dataset and backbone; {hint}")
     return explicit
 
