@@ -48,8 +48,15 @@ def check_class_loss(args: Namespace) -> None:
     beta = getattr(args, "cb_beta", 0.0)
     if not 0 <= beta < 1:
         raise UsageError(f"--cb_beta {beta:g} is not at least 0 and below 1")
-    if getattr(args, "cls_loss", None) in PRIOR_LOSSES and getattr(args, "drw_epoch", None) is not None:
+    first = getattr(args, "drw_epoch", None)
+    if first is None:
+        return
+    if getattr(args, "cls_loss", None) in PRIOR_LOSSES:
         raise UsageError(f"--drw_epoch: {args.cls_loss} corrects the prior already; leave it out")
+    n_epochs = max(getattr(args, "n_epochs", None) or 0, getattr(args, "base_epochs", None) or 0)
+    by_epochs = getattr(args, "fitting_mode", "epochs") == "epochs" and not getattr(args, "debug_mode", False)
+    if by_epochs and 0 < n_epochs <= first:
+        raise UsageError(f"--drw_epoch {first}: tasks have {n_epochs} epochs, so the weights would never come")
 
 
 def class_balanced_weights(counts: Tensor, beta: float) -> Tensor:

@@ -265,6 +265,8 @@ class RetrainedClassifier(LearntStage, LinearStage):
 class LearntScales(LearntStage):
     """LWS: one factor for each class, 1 before its first task, which goes on from where the task before left it.
 
+    Weights are the method's own after every task: those that a second stage learnt go, and the scales stay.
+
     Source: Kang et al., section 4.1; in a stream of tasks X. Liu et al., Long-tailed class incremental learning, ECCV
     2022, which also learns the weights of the newest classes (--stage2_last_head).
     """

@@ -42,6 +42,7 @@ from datasets.utils.training_labels import (
 from utils.conf import derive_seed, get_device
 from utils.errors import UsageError
 from utils.fitting import check_fitting, evaluated_on
+from utils.unused_options import check_unused
 
 SCORE_SETTINGS = ("grade-il", "group-il")
 # What a method declares beside its settings if it learns from samples without a label too.
@@ -201,6 +202,7 @@ class ContinualDataset:
             UsageError: what does not fit, and what to do.
         """
         is_score = cls.resolve_setting(args) in SCORE_SETTINGS
+        check_unused(args)
         check_fitting(args, is_score)
         check_labels(args, is_score)
 

@@ -296,6 +296,17 @@ def test_a_warm_up_goes_on_after_a_stop(launch, stop_after, identical):
     assert identical(whole, launch("", resume=cut.path))
 
 
+def test_the_file_of_causal_tde_resolves_on_both_streams():
+    for name in ("cifar10-lt", "cifar100-lt"):
+        args = parse_args(["--model", "sgd", "--dataset", name, "--config", "configs/long-tail-tde.yaml"])
+        assert (args.stage2, args.lr, args.lr_milestones, args.tde_alpha) == (
+            "tde",
+            0.2,
+            [120, 160],
+            1.0 if name == "cifar10-lt" else 1.5,
+        )
+
+
 # A larger first task
 
 

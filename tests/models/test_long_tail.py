@@ -186,7 +186,7 @@ def test_groups_are_in_the_records_and_in_the_summary(launch, capsys):
         ("--model lucir --buffer_size 20 --stage2 crt", "--stage2 crt: lucir has a head of its own"),
         ("--model podnet --buffer_size 20 --cls_head causal", "--cls_head causal: podnet has a head of its own"),
         ("--model podnet --buffer_size 20 --cls_loss focal", "--cls_loss focal: podnet has a loss of its own"),
-        ("--model icarl --buffer_size 20 --drw_epoch 3", "--drw_epoch 3: icarl has a loss of its own"),
+        ("--model icarl --buffer_size 20 --drw_epoch 1", "--drw_epoch 1: icarl has a loss of its own"),
         ("--model lwf-mc --cls_loss cb", "--cls_loss cb: lwf-mc has a loss of its own"),
     ],
 )

@@ -363,3 +363,31 @@ def test_a_figure_of_validation_is_that_of_all_its_samples_at_once(metric):
     else:
         scores = np.concatenate([part.scores for part in held])
         assert value == pytest.approx(100 * spearmanr(outputs.view(-1), scores).statistic, abs=0.5)
+
+
+# Options without effect
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "missing"),
+    [
+        ("n_iters", "9", "--fitting_mode iters"),
+        ("fitting_time", "5m", "--fitting_mode time"),
+        ("early_stopping_patience", "3", "--fitting_mode early_stopping"),
+        ("lr_milestones", "3", "--lr_scheduler multistep"),
+        ("imb_type", "step", "--imb_factor"),
+    ],
+)
+def test_an_option_that_would_have_no_effect_is_refused_but_for_one_of_a_file(name, value, missing, tmp_path):
+    line = ["--model", "sgd", "--dataset", "seq-digits"]
+    with pytest.raises(UsageError, match=f"--{name} has no effect without {missing}"):
+        parse_args([*line, f"--{name}", value])
+    (tmp_path / "mine.yaml").write_text(f"{name}: {value}\n")
+    assert parse_args([*line, "--config", str(tmp_path / "mine.yaml")]).dataset == "seq-digits"
+
+
+def test_weights_that_would_never_come_are_refused():
+    line = ["--model", "sgd", "--dataset", "seq-digits", "--n_epochs", "5", "--drw_epoch"]
+    with pytest.raises(UsageError, match="never come"):
+        parse_args([*line, "5"])
+    assert parse_args([*line, "4"]).drw_epoch == 4
