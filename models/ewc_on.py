@@ -20,12 +20,13 @@ class OnlineEWC(ContinualModel):
 
     After a task F* becomes gamma F* + F, with F the diagonal of the Fisher information: the mean over the task's
     samples, not augmented, network in evaluation mode, of the squared gradient of each one's log-likelihood. On class
-    streams it is that of the label (the empirical Fisher information, as in Mammoth); with a distribution head the loss
-    of the stream stands for it. A single output g is the mean of a Gaussian of scores: the gradient of the squared
+    streams it is that of the label (the empirical Fisher information); with a distribution head the loss of the stream
+    stands for it. A single output g is the mean of a Gaussian of scores: the gradient of the squared
     error (g - s)^2, squared, has the mean 2 (dg / dtheta)^2 over it. With the true scores in the place of that mean
     (the empirical one) F would vanish where the network fits, and e_lambda have to change with the unit of the scores.
 
-    Mammoth's e_lambda is half of ours, and its penalty is without gamma.
+    Mammoth's e_lambda is half of ours, its penalty is without gamma, and its Fisher information counts a sample by the
+    likelihood of its label, so that samples which are fitted badly weigh less.
 
     Source: J. Schwarz et al., Progress & compress, ICML 2018; J. Kirkpatrick et al., Overcoming
     catastrophic forgetting in neural networks, PNAS 114(13), 2017.

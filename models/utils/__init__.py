@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import sys
 from argparse import Namespace
 from typing import Any
 
@@ -52,6 +54,12 @@ def load_model_config(args: Namespace, buffer_size: int | None = None) -> dict[s
             tuned = ", ".join(name for name in blocks if name != "default") or "none"
             raise UsageError(f"{path.relative_to(ROOT)} has no best values for {stream}; streams with some: {tuned}")
         values |= {key: value for key, value in blocks[stream].items() if isinstance(key, str)}
+        sizes = sorted(key for key in blocks[stream] if not isinstance(key, str))
+        if sizes and buffer_size is not None and buffer_size not in sizes:
+            note_once(
+                f"note: {path.relative_to(ROOT)} has best values for {stream} with buffers of "
+                f"{', '.join(map(str, sizes))}; with {buffer_size} what depends on the size stays at its default"
+            )
         values |= blocks[stream].get(buffer_size) or {}
     elif wanted not in ("default", "base"):
         if wanted not in presets:
@@ -59,3 +67,9 @@ def load_model_config(args: Namespace, buffer_size: int | None = None) -> dict[s
             raise UsageError(f"--model_config {wanted}: {normalise(args.model)} has no such preset; known: {known}")
         values |= presets[wanted]
     return values
+
+
+@functools.cache
+def note_once(text: str) -> None:
+    """Tell something on stderr, the first time in this process."""
+    print(text, file=sys.stderr)

@@ -152,3 +152,9 @@ def test_stored_configuration_of_a_preset_repeats_the_run(launch):
     again = launch("--config", str(first.path / "config.yaml"))
     assert (first.code, again.code) == (0, 0)
     assert again.metrics == first.metrics
+
+
+def test_a_buffer_size_without_best_values_is_told_of(capsys):
+    for size, told in ((200, False), (1000, True)):
+        load_model_config(Namespace(model="derpp", dataset="seq-cifar10", model_config="best"), size)
+        assert ("buffers of 200, 500, 5120; with 1000" in capsys.readouterr().err) == told
