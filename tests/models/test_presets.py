@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ import models
 from datasets.seq_cifar10 import SequentialCIFAR10
 from datasets.utils.continual_dataset import Samples
 from datasets.utils.sources import TensorSource
+from models.utils import load_model_config
 from utils.args import parse_args
 from utils.config import read_yaml
 from utils.errors import UsageError
