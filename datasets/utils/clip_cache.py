@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,8 @@ from utils.files import write_text
 
 PAGE = 4096
 ENTRY_BYTES = 8
-# An entry is this plus the CRC-32 of the clip; 0 says that the clip is not there.
-PRESENT = 1 << 32
+# Of the file. To be part of the key: what is laid out otherwise is then another file, and not a damaged one.
+LAYOUT = 2
 # Of the free space, left to others.
 MARGIN = 0.05
 
@@ -28,12 +28,19 @@ MARGIN = 0.05
 class ClipCache:
     """One file of decoded clips, which any number of processes may read and fill at the same time.
 
-    The file `<key>.clips` is a header of one page (JSON, padded with spaces), then 8 bytes a clip (little-endian; 0:
-    absent, else 2^32 + CRC-32), padded to whole pages, then the clips, uint8. `<key>.json` beside it says in words what
-    is in it. All of its space is reserved at the start. A clip is written and flushed before its entry is set, and an
-    entry is taken back only of a clip that does not match it, so that it is decoded again: readers need no lock, and a
-    process killed at any moment loses the clip it was writing. Two processes that write the same clip write the same
-    bytes.
+    The file `<key>.clips` is a header of one page (JSON, padded with spaces), then 8 bytes a clip, its entry, padded to
+    whole pages, then the clips, uint8. `<key>.json` beside it says in words what is in it. All of its space is reserved
+    at the start.
+
+    An entry is 0 where the clip is absent, else a stamp * 2^32 + the CRC-32 of the clip that begins with the stamp. The
+    stamp tells which state of its files a clip was decoded from, and whether they were whole: where that is another
+    one, the clip is not given, and what is decoded from the files takes its place. One that does not match its CRC-32
+    is taken back.
+
+    A clip is written and flushed before its entry is set, its entry is taken back before it is written over, and
+    readers look whether an entry is still the same when they have copied the clip: they need no lock, and a process
+    killed at any moment loses the clip it was writing. Two processes that write the same clip at the same time write
+    the same bytes, unless its files change just then.
 
     Clips are copied with `pread`, not through a mapping of the file: batches are copies anyway, both come from the
     system's page cache, and a file that is cut off or a disk that fails is an error here, where touching a mapping
@@ -41,25 +48,40 @@ class ClipCache:
 
     Args:
         folder: made if absent.
-        key: a digest of all that decides about the content.
+        key: a digest of what decides about all clips, LAYOUT among it.
         shape: (number of clips, 3, T, height, width).
         names: of the clips, for messages and the description.
         decoder: what decodes the clips, for the description.
+        stamps: of a row, from 1 to 2^32 - 1, for its files as they are now: (of the clip that they hold, of the clip
+            that is taken from them though they are damaged). It is asked when this process first finds the clip here.
+        accept_truncated: give clips of damaged files too.
 
     Raises:
         StorageError: the file cannot be made, or does not fit on the disk.
         DataError: the file has another size or header than it should.
     """
 
-    def __init__(self, folder: Path, key: str, shape: Sequence[int], names: Sequence[str], decoder: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        key: str,
+        shape: Sequence[int],
+        names: Sequence[str],
+        decoder: str,
+        stamps: Callable[[int], tuple[int, int]],
+        accept_truncated: bool = False,
+    ) -> None:
         self.path = Path(folder) / f"{key}.clips"
         self.names = list(names)
+        self.stamps = stamps
+        self.accept_truncated = accept_truncated
         self.n_clips = shape[0]
         self.clip_bytes = int(np.prod(shape[1:], dtype=np.int64))
         self._data_start = PAGE + _whole_pages(ENTRY_BYTES * self.n_clips)
         self.n_bytes = self._data_start + self.n_clips * self.clip_bytes
-        self._header = json.dumps({"decoded clips": 1, "key": key, "shape": list(shape)}).encode().ljust(PAGE)
-        self._verified = np.zeros(self.n_clips, bool)
+        self._header = json.dumps({"decoded clips": LAYOUT, "key": key, "shape": list(shape)}).encode().ljust(PAGE)
+        # The entries that this process has verified.
+        self._verified = np.zeros(self.n_clips, np.uint64)
         self._told = np.zeros(self.n_clips, bool)
         self._file: Any = None
         self._writable = True
@@ -68,8 +90,9 @@ class ClipCache:
                 {
                     "what": "decoded video clips, so that runs need not decode them again; can be deleted at any time",
                     "clips": self.path.name,
-                    "layout": f"{PAGE} bytes header; a little-endian uint64 a clip, 0: absent, else 2^32 + CRC-32; "
-                    f"from byte {self._data_start} on the clips, uint8 RGB (clip, channel, frame, row, column)",
+                    "layout": f"{PAGE} bytes header; a little-endian uint64 a clip, 0: absent, else stamp of its "
+                    f"files * 2^32 + CRC-32 that begins with the stamp; from byte {self._data_start} on the clips, "
+                    "uint8 RGB (clip, channel, frame, row, column)",
                     "shape": list(shape),
                     "decoder": decoder,
                     "names": self.names,
@@ -90,7 +113,8 @@ class ClipCache:
     def read(self, rows: np.ndarray, out: np.ndarray) -> np.ndarray:
         """Copy the clips that are there to their places in a batch; each is verified when this process first reads it.
 
-        A clip that does not match its checksum is named once, and counts as not there from then on.
+        A clip that does not match its checksum or the present state of its files is named once, and counts as not there
+        until it is written anew.
 
         Args:
             rows: (B,) which clips.
@@ -109,49 +133,70 @@ class ClipCache:
             if not entry:
                 continue
             self._fill(out[position], self._data_start + row * self.clip_bytes)
-            if not self._verified[row]:
-                if entry != PRESENT + zlib.crc32(out[position].data):
-                    self._forget(row)
+            if self._entry(row) != entry:
+                # Another process has begun to replace it: what was copied may be half of each.
+                continue
+            if entry != int(self._verified[row]):
+                if not self._verify(row, entry, out[position]):
                     continue
-                self._verified[row] = True
+                self._verified[row] = entry
             present[position] = True
         return present
 
-    def write(self, row: int, clip: np.ndarray) -> None:
-        """Add a clip, unless it is there. Where that fails, say so, and add no more from this process.
+    def write(self, row: int, clip: np.ndarray, stamp: int) -> None:
+        """Add a clip, unless it is there; in the place of one of other files, or of damaged ones.
+
+        Where that fails, say so, and add no more from this process.
 
         Args:
             row: which clip.
             clip: (3, T, height, width) uint8, contiguous.
+            stamp: one of `stamps`, found before the clip was decoded: if its files change meanwhile, it is not theirs.
         """
-        if not self._writable or self._entry(row):
+        entry = self._entry(row)
+        if not self._writable or entry >> 32 == stamp:
             return
         descriptor = self._open().fileno()
         try:
+            if entry:
+                self._set_entry(row, 0)
             rest, place = clip.data.cast("B"), self._data_start + row * self.clip_bytes
             while rest:
                 n_written = os.pwrite(descriptor, rest, place)
                 rest, place = rest[n_written:], place + n_written
             # The entry must not reach the disk before the clip does.
             os.fsync(descriptor)
-            self._set_entry(row, PRESENT + zlib.crc32(clip.data))
+            self._set_entry(row, _entry_of(clip, stamp))
         except OSError as error:
             self._give_up_writing(error)
 
+    def _verify(self, row: int, entry: int, clip: np.ndarray) -> bool:
+        """Whether a clip is what was written, and belongs to its files as they are now."""
+        stamp = entry >> 32
+        if entry != _entry_of(clip, stamp):
+            self._forget(row)
+            return False
+        intact, truncated = self.stamps(row)
+        if stamp == intact or (stamp == truncated and self.accept_truncated):
+            return True
+        if stamp != truncated:
+            # Its entry stays until another clip takes its place: files that are only away for a while lose nothing.
+            self._tell(row, "was decoded from files that have changed since; it is decoded again from those there are")
+        return False
+
     def _forget(self, row: int) -> None:
         """Take back the entry of a damaged clip: a kill before it is written anew then leaves it absent."""
-        if not self._told[row]:
-            self._told[row] = True
-            print(
-                f"clip cache: row {row} of {self.path}, clip {self.names[row]}, does not match its checksum; it is "
-                "decoded again from the original frames",
-                file=sys.stderr,
-            )
+        self._tell(row, "does not match its checksum; it is decoded again from the original frames")
         if self._writable:
             try:
                 self._set_entry(row, 0)
             except OSError as error:
                 self._give_up_writing(error)
+
+    def _tell(self, row: int, what: str) -> None:
+        if not self._told[row]:
+            self._told[row] = True
+            print(f"clip cache: row {row} of {self.path}, clip {self.names[row]}, {what}", file=sys.stderr)
 
     def _set_entry(self, row: int, entry: int) -> None:
         os.pwrite(self._open().fileno(), entry.to_bytes(ENTRY_BYTES, "little"), PAGE + ENTRY_BYTES * row)
@@ -259,6 +304,10 @@ class ClipCache:
             os.posix_fallocate(descriptor, 0, self.n_bytes)
         else:
             os.ftruncate(descriptor, self.n_bytes)
+
+
+def _entry_of(clip: np.ndarray, stamp: int) -> int:
+    return (stamp << 32) + zlib.crc32(clip.data, stamp)
 
 
 def _whole_pages(n_bytes: int) -> int:

@@ -15,7 +15,7 @@ import torch
 from PIL import features
 from torch import Tensor
 
-from datasets.utils.clip_cache import ClipCache
+from datasets.utils.clip_cache import LAYOUT, ClipCache
 from datasets.utils.sources import IMAGE_SUFFIXES, UNREADABLE, decode_image, digest, why_unreadable
 from datasets.utils.video_files import read_video, video_decoder_version
 from utils.errors import DataError
@@ -23,6 +23,8 @@ from utils.errors import DataError
 # To be raised when the pixels that are read from the same files change: cached clips are then decoded anew.
 DECODING = 1
 JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
+# What is looked at of a file to tell whether it is the one that was cached: so many blocks, evenly spread, so long.
+N_BLOCKS, BLOCK = 5, 4096
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,9 @@ class ClipSource:
         self.cache: ClipCache | None = None
         if cache is not None and len(clips) and n_frames:
             names = [clip.name for clip in clips]
-            self.cache = ClipCache(cache, self._content_key(), (len(clips), *self.shape), names, self._decoder())
+            self.cache = ClipCache(
+                cache, self._key(), (len(clips), *self.shape), names, self._decoder(), self._stamps, load_truncated
+            )
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -100,17 +104,19 @@ class ClipSource:
         # Threads only where torch may use several: not in a loader's workers, which are many already.
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
             for position in np.flatnonzero(~present):
-                clip = self.clips[indices[position]]
+                row = int(indices[position])
+                # Before decoding: if files change meanwhile, what is decoded must not count as theirs.
+                stamps = None if self.cache is None else self._stamps(row)
                 try:
-                    self._decode(clip, batch[position], pool)
+                    truncated = self._decode(self.clips[row], batch[position], pool)
                 except DataError as error:
                     if not self.skip_corrupt:
                         raise
                     problems.append(str(error))
                     continue
                 present[position] = True
-                if self.cache is not None:
-                    self.cache.write(int(indices[position]), batch[position])
+                if self.cache is not None and stamps is not None:
+                    self.cache.write(row, batch[position], stamps[truncated])
         samples = torch.from_numpy(batch if present.all() else batch[present])
         return samples, np.flatnonzero(present).tolist(), problems
 
@@ -123,7 +129,19 @@ class ClipSource:
             ]
         )
 
-    def _decode(self, clip: Clip, out: np.ndarray, pool: ThreadPoolExecutor) -> None:
+    def _decode(self, clip: Clip, out: np.ndarray, pool: ThreadPoolExecutor) -> bool:
+        """Read one clip into `out`; returns whether that took `load_truncated`, or, without a cache, may have."""
+        # What is cached is shared with runs that refuse truncated frames: of each clip it must be known.
+        if self.load_truncated and self.cache is not None:
+            try:
+                self._decode_once(clip, out, pool, load_truncated=False)
+                return False
+            except DataError:
+                pass
+        self._decode_once(clip, out, pool, self.load_truncated)
+        return self.load_truncated
+
+    def _decode_once(self, clip: Clip, out: np.ndarray, pool: ThreadPoolExecutor, load_truncated: bool) -> None:
         """Read one clip into `out` (3, T, height, width); the result does not depend on the number of threads."""
         try:
             if not len(clip) or len(clip) != self.shape[1]:
@@ -132,7 +150,7 @@ class ClipSource:
                     "Complete the data, or leave such samples out with --skip_corrupt 1"
                 )
             if clip.video is not None:
-                frames = read_video(clip.video, clip.numbers, self.size, self.load_truncated)
+                frames = read_video(clip.video, clip.numbers, self.size, load_truncated)
                 out[:] = frames.transpose(3, 0, 1, 2)
                 return
             first: dict[Path, int] = {}
@@ -140,7 +158,7 @@ class ClipSource:
                 first.setdefault(path, t)
 
             def place(path: Path) -> None:
-                out[:, first[path]] = read_frame(path, self.size, self.load_truncated).transpose(2, 0, 1)
+                out[:, first[path]] = read_frame(path, self.size, load_truncated).transpose(2, 0, 1)
 
             for _ in pool.map(place, first):
                 pass
@@ -150,12 +168,15 @@ class ClipSource:
         except DataError as error:
             raise DataError(f"clip {clip.name}: {error}") from error
 
-    def _content_key(self) -> str:
-        """A digest of everything that decides about the pixels: frames, sizes of all files, preprocessing."""
-        distinct = dict.fromkeys(path for clip in self.clips for path in clip.files)
-        sizes = {path: _n_bytes(path) for path in distinct}
-        contents = [(*_description(clip), *(sizes[path] for path in clip.files)) for clip in self.clips]
-        return digest(contents, self.shape, self.load_truncated, self._decoder())
+    def _key(self) -> str:
+        """A digest of what decides about all clips: which frames they have, preprocessing. No file is looked at."""
+        return digest([_description(clip) for clip in self.clips], self.shape, self._decoder(), LAYOUT)
+
+    def _stamps(self, row: int) -> tuple[int, int]:
+        """Of one clip, as of `ClipCache`: two numbers that change with its files, and not with where they lie."""
+        content = int(_files_digest(self.clips[row].files), 16)
+        n = (1 << 32) - 1
+        return 1 + content % n, 1 + (content >> 64) % n
 
     def _decoder(self) -> str:
         jpeg = features.version("libjpeg_turbo") or features.version("jpg")
@@ -174,6 +195,29 @@ def _n_bytes(path: Path) -> int:
         return os.stat(path).st_size
     except OSError:
         return -1
+
+
+def _files_digest(paths: Sequence[Path]) -> str:
+    """Of the sizes of all files, and of blocks of the first, the middle and the last one.
+
+    Files that are all of one size, as uncompressed images are, are told by their blocks: every one is looked into.
+    """
+    paths = list(dict.fromkeys(paths))
+    sizes = [_n_bytes(path) for path in paths]
+    few = {0, len(paths) // 2, len(paths) - 1}
+    chosen = range(len(paths)) if len(set(sizes)) == 1 else sorted(few)
+    blocks = b"".join(_blocks(paths[i], sizes[i]) for i in chosen)
+    return digest(sizes, np.frombuffer(blocks, np.uint8))
+
+
+def _blocks(path: Path, n_bytes: int) -> bytes:
+    """N_BLOCKS of a file, from its start to its end; empty if it cannot be read."""
+    places = dict.fromkeys(max(n_bytes - BLOCK, 0) * i // (N_BLOCKS - 1) for i in range(N_BLOCKS))
+    try:
+        with open(path, "rb", buffering=0) as file:
+            return b"".join(os.pread(file.fileno(), BLOCK, place) for place in places)
+    except OSError:
+        return b""
 
 
 # Image files

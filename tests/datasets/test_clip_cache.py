@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from datasets.utils import clip_cache, clips
 from datasets.utils.clip_cache import PAGE, ClipCache
@@ -38,12 +38,12 @@ def tree(tmp_path: Path) -> list[Clip]:
     return make_tree(tmp_path / "frames")
 
 
-def make_tree(root: Path) -> list[Clip]:
+def make_tree(root: Path, suffix: str = "jpg") -> list[Clip]:
     rng = np.random.default_rng(0)
     made = []
     for i in range(N):
         (root / f"{i}").mkdir(parents=True)
-        paths = tuple(root / f"{i}" / f"{t}.jpg" for t in range(T))
+        paths = tuple(root / f"{i}" / f"{t}.{suffix}" for t in range(T))
         for path in paths:
             coarse = Image.fromarray(rng.integers(0, 256, (4, 5, 3), dtype=np.uint8))
             coarse.resize((40, 24), Image.Resampling.BICUBIC).save(path, quality=90)
@@ -68,6 +68,31 @@ def cache_file(tmp_path: Path) -> Path:
 
 def n_cached(tmp_path: Path) -> int:
     return int(np.count_nonzero(np.fromfile(cache_file(tmp_path), "<u8", N, offset=PAGE)))
+
+
+def change(path: Path) -> None:
+    """Another image in a file of the same size, as of a bitmap; a JPEG gets longer."""
+    with Image.open(path) as image:
+        inverted = ImageOps.invert(image)
+    inverted.save(path)
+    if path.suffix == ".jpg":
+        with path.open("ab") as file:
+            file.write(bytes(1000))
+
+
+def truncate(path: Path) -> bytes:
+    """Cut off the end of an image; returns what it was."""
+    content = path.read_bytes()
+    path.write_bytes(content[:-20])
+    return content
+
+
+def note_decoding(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The frames that are decoded from now on."""
+    read: list[Path] = []
+    read_frame = clips.read_frame
+    monkeypatch.setattr(clips, "read_frame", lambda path, *more: read.append(path) or read_frame(path, *more))
+    return read
 
 
 def no_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,7 +178,122 @@ def test_a_moved_tree_keeps_its_cache(tree: list[Clip], tmp_path: Path, monkeypa
     assert torch.equal(everything(cached(moved, tmp_path)), decoded)
 
 
-def test_other_content_or_preprocessing_has_another_cache(
+def test_a_copied_tree_keeps_its_cache(tree: list[Clip], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded = everything(cached(tree, tmp_path))
+    for path in (path for clip in tree for path in clip.frames):
+        path.write_bytes(path.read_bytes())
+        os.utime(path, (0, 0))
+    no_decoding(monkeypatch)
+    assert torch.equal(everything(cached(tree, tmp_path)), decoded)
+
+
+@pytest.mark.parametrize(("suffix", "frame"), [("jpg", 1), ("bmp", 0), ("bmp", 1), ("bmp", T - 1)])
+def test_a_clip_whose_files_have_changed_is_decoded_anew_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], suffix: str, frame: int
+) -> None:
+    tree = make_tree(tmp_path / "frames", suffix)
+    before = everything(cached(tree, tmp_path))
+    n_bytes = tree[2].frames[frame].stat().st_size
+    change(tree[2].frames[frame])
+    assert (tree[2].frames[frame].stat().st_size == n_bytes) == (suffix == "bmp")
+    decoded = everything(ClipSource(tree, SIZE))
+    assert [torch.equal(*pair) for pair in zip(before, decoded, strict=True)] == [i != 2 for i in range(N)]
+    source = cached(tree, tmp_path)
+    read = note_decoding(monkeypatch)
+    capsys.readouterr()
+    for _ in range(2):
+        assert torch.equal(everything(source), decoded)
+    assert sorted(read) == sorted(tree[2].frames)
+    warning = f"row 2 of {cache_file(tmp_path)}, clip dive 2, was decoded from files that have changed since"
+    printed = capsys.readouterr().err
+    assert printed.count(warning) == 1
+    assert "checksum" not in printed
+    no_decoding(monkeypatch)
+    assert torch.equal(everything(cached(tree, tmp_path)), decoded)
+    assert capsys.readouterr().err.count("\n") == 1  # how many clips are there, no warning
+
+
+def test_files_that_change_while_their_clip_is_decoded_do_not_keep_it(
+    tree: list[Clip], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_frame = clips.read_frame
+
+    def change_afterwards(path: Path, *more: object) -> np.ndarray:
+        frame = read_frame(path, *more)
+        if path == tree[2].frames[1]:
+            change(path)
+        return frame
+
+    with monkeypatch.context() as patch:
+        patch.setattr(clips, "read_frame", change_afterwards)
+        everything(cached(tree, tmp_path))
+    assert torch.equal(everything(cached(tree, tmp_path)), everything(ClipSource(tree, SIZE)))
+
+
+def test_a_clip_whose_files_are_away_for_a_while_stays_and_is_not_given_meanwhile(
+    tree: list[Clip], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded = everything(cached(tree, tmp_path))
+    content = tree[2].frames[1].read_bytes()
+    tree[2].frames[1].unlink()
+    with pytest.raises(DataError, match="clip dive 2: cannot read the frame"):
+        everything(cached(tree, tmp_path))
+    tree[2].frames[1].write_bytes(content)
+    no_decoding(monkeypatch)
+    assert torch.equal(everything(cached(tree, tmp_path)), decoded)
+
+
+def test_files_are_looked_at_when_their_clip_is_first_found(
+    tree: list[Clip], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    everything(cached(tree, tmp_path))
+    looked = []
+    find = clips._files_digest
+    monkeypatch.setattr(clips, "_files_digest", lambda paths: looked.append(paths) or find(paths))
+    source = cached(tree, tmp_path)
+    assert looked == []
+    source.read(np.array([4, 1]))
+    assert looked == [tree[4].frames, tree[1].frames]
+    everything(source)
+    everything(source)
+    assert len(looked) == N
+
+
+def test_a_running_process_takes_what_another_put_in_the_place_of_an_outdated_clip(
+    tree: list[Clip], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = cached(tree, tmp_path)
+    everything(running)
+    everything(running)
+    change(tree[2].frames[1])
+    decoded = everything(cached(tree, tmp_path))
+    no_decoding(monkeypatch)
+    assert torch.equal(everything(running), decoded)
+
+
+def test_a_clip_that_is_replaced_while_it_is_copied_is_not_given(
+    tree: list[Clip], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = cached(tree, tmp_path)
+    everything(running)
+    everything(running)
+    change(tree[2].frames[1])
+    preadv = os.preadv
+
+    def replace_halfway(descriptor: int, buffers: list[memoryview], place: int) -> int:
+        if len(buffers[0]) < CLIP_BYTES or place != 2 * PAGE + 2 * CLIP_BYTES:
+            return preadv(descriptor, buffers, place)
+        monkeypatch.setattr(os, "preadv", preadv)
+        n_read = preadv(descriptor, [buffers[0][: CLIP_BYTES // 2]], place)
+        everything(cached(tree, tmp_path))
+        return n_read
+
+    monkeypatch.setattr(os, "preadv", replace_halfway)
+    assert torch.equal(everything(running), everything(ClipSource(tree, SIZE)))
+    assert os.preadv is preadv
+
+
+def test_another_order_or_number_of_frames_or_preprocessing_has_another_cache(
     tree: list[Clip], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def key(clips: list[Clip] = tree, size: tuple[int, int] = SIZE, **options: object) -> str:
@@ -164,7 +304,6 @@ def test_other_content_or_preprocessing_has_another_cache(
     keys = [
         key(),
         key(size=SIZE[::-1]),
-        key(load_truncated=True),
         key(n_frames=T + 1),
         key(tree[:-1]),
         key([*tree[:-1], Clip("another name", tree[-1].frames)]),
@@ -173,11 +312,13 @@ def test_other_content_or_preprocessing_has_another_cache(
     ]
     assert key() == keys[0]
     assert key(skip_corrupt=True) == keys[0]
-    with tree[2].frames[1].open("ab") as file:  # neither the first nor the last frame
-        file.write(b"\0")
-    keys.append(key())
+    assert key(load_truncated=True) == keys[0]
+    change(tree[2].frames[1])
     tree[3].frames[1].unlink()
-    keys.append(key())
+    assert key() == keys[0]
+    with monkeypatch.context() as patch:
+        patch.setattr(clips, "LAYOUT", clips.LAYOUT + 1)
+        keys.append(key())
     monkeypatch.setattr(clips, "DECODING", clips.DECODING + 1)
     keys.append(key())
     assert len(set(keys)) == len(keys)
@@ -191,7 +332,8 @@ def test_the_description_says_what_the_file_is(tree: list[Clip], tmp_path: Path)
     assert description["shape"] == [N, 3, T, *SIZE]
     assert description["names"] == [clip.name for clip in tree]
     assert "Pillow" in description["decoder"]
-    assert json.loads(path.read_bytes()[:PAGE])["shape"] == [N, 3, T, *SIZE]
+    header = json.loads(path.read_bytes()[:PAGE])
+    assert (header["decoded clips"], header["shape"]) == (2, [N, 3, T, *SIZE])
 
 
 def test_a_source_without_frames_has_no_cache(tmp_path: Path) -> None:
@@ -203,8 +345,7 @@ def test_a_source_without_frames_has_no_cache(tmp_path: Path) -> None:
 
 
 def test_unreadable_clips_are_not_cached_and_are_reported_each_time(tree: list[Clip], tmp_path: Path) -> None:
-    content = tree[2].frames[1].read_bytes()
-    tree[2].frames[1].write_bytes(content[:-20])
+    truncate(tree[2].frames[1])
     source = cached(tree, tmp_path, skip_corrupt=True)
     for _ in range(2):
         batch, positions, problems = source.read(np.arange(N))
@@ -216,12 +357,75 @@ def test_unreadable_clips_are_not_cached_and_are_reported_each_time(tree: list[C
         cached(tree, tmp_path).read(np.arange(N))
 
 
-def test_what_truncated_frames_show_is_not_given_to_runs_that_refuse_them(tree: list[Clip], tmp_path: Path) -> None:
-    content = tree[2].frames[1].read_bytes()
-    tree[2].frames[1].write_bytes(content[:-20])
-    everything(cached(tree, tmp_path, load_truncated=True))
+def test_what_truncated_frames_show_is_not_given_to_runs_that_refuse_them(
+    tree: list[Clip], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    truncate(tree[2].frames[1])
+    shown = everything(cached(tree, tmp_path, load_truncated=True))
+    assert torch.equal(shown, everything(ClipSource(tree, SIZE, load_truncated=True)))
+    assert n_cached(tmp_path) == N
+    read = note_decoding(monkeypatch)
+    capsys.readouterr()
     with pytest.raises(DataError, match="clip dive 2"):
         cached(tree, tmp_path).read(np.arange(N))
+    batch, positions, _ = cached(tree, tmp_path, skip_corrupt=True).read(np.arange(N))
+    assert positions == [0, 1, 3, 4, 5]
+    assert torch.equal(batch, shown[positions])
+    assert set(read) <= set(tree[2].frames)
+    assert "dive 2" not in capsys.readouterr().err  # nothing is wrong with the cache
+    # Runs that refused it have not taken it from the others.
+    no_decoding(monkeypatch)
+    assert torch.equal(everything(cached(tree, tmp_path, load_truncated=True)), shown)
+
+
+def test_clips_that_can_be_read_are_shared_with_runs_that_take_truncated_frames(
+    tree: list[Clip], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cached(tree, tmp_path).read(np.array([0, 1, 4]))
+    truncate(tree[2].frames[1])
+    read = note_decoding(monkeypatch)
+    decoded = everything(cached(tree, tmp_path, load_truncated=True))
+    assert {path.parent.name for path in read} == {"2", "3", "5"}
+    no_decoding(monkeypatch)
+    rows = np.array([0, 1, 3, 4, 5])
+    assert torch.equal(cached(tree, tmp_path).read(rows)[0], decoded[rows])
+    assert torch.equal(everything(cached(tree, tmp_path, load_truncated=True)), decoded)
+
+
+@pytest.mark.parametrize("load_truncated", [False, True])
+def test_a_clip_that_was_taken_as_truncated_is_decoded_anew_when_its_frame_is_restored(
+    tree: list[Clip], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, load_truncated: bool
+) -> None:
+    decoded = everything(ClipSource(tree, SIZE))
+    content = truncate(tree[2].frames[1])
+    assert not torch.equal(everything(cached(tree, tmp_path, load_truncated=True)), decoded)
+    tree[2].frames[1].write_bytes(content)
+    read = note_decoding(monkeypatch)
+    assert torch.equal(everything(cached(tree, tmp_path, load_truncated=load_truncated)), decoded)
+    assert sorted(read) == sorted(tree[2].frames)
+    no_decoding(monkeypatch)
+    for accept in (False, True):
+        assert torch.equal(everything(cached(tree, tmp_path, load_truncated=accept)), decoded)
+
+
+def test_a_run_that_refuses_truncated_frames_replaces_what_they_showed_by_what_it_reads_without_fault(
+    tree: list[Clip], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded = everything(ClipSource(tree, SIZE))
+    read_frame = clips.read_frame
+
+    def fail_at_first(path: Path, size: tuple[int, int], load_truncated: bool) -> np.ndarray:
+        if path == tree[2].frames[1] and not load_truncated:
+            raise DataError("the disk was busy")
+        return read_frame(path, size, load_truncated)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(clips, "read_frame", fail_at_first)
+        everything(cached(tree, tmp_path, load_truncated=True))
+    assert torch.equal(everything(cached(tree, tmp_path)), decoded)
+    no_decoding(monkeypatch)
+    for accept in (False, True):
+        assert torch.equal(everything(cached(tree, tmp_path, load_truncated=accept)), decoded)
 
 
 # Space
@@ -341,9 +545,7 @@ def test_a_changed_byte_costs_its_clip_alone_which_is_decoded_again(
     whole = cache_file(tmp_path).read_bytes()
     flip_byte(cache_file(tmp_path), place)
     source = cached(tree, tmp_path)
-    read = []
-    read_frame = clips.read_frame
-    monkeypatch.setattr(clips, "read_frame", lambda path, *more: read.append(path) or read_frame(path, *more))
+    read = note_decoding(monkeypatch)
     capsys.readouterr()
     for _ in range(2):
         assert torch.equal(everything(source), decoded)
@@ -356,11 +558,15 @@ def test_a_changed_byte_costs_its_clip_alone_which_is_decoded_again(
     assert "checksum" not in capsys.readouterr().err
 
 
-def test_the_entry_of_a_damaged_clip_is_taken_back_before_the_clip_is_written(
-    tree: list[Clip], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("cause", ["damaged", "outdated"])
+def test_the_entry_of_a_clip_that_does_not_match_is_taken_back_before_the_clip_is_written(
+    tree: list[Clip], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cause: str
 ) -> None:
     everything(cached(tree, tmp_path))
-    flip_byte(cache_file(tmp_path), DATA)
+    if cause == "damaged":
+        flip_byte(cache_file(tmp_path), DATA)
+    else:
+        change(tree[3].frames[1])
     source = cached(tree, tmp_path)
     events = []
     pwrite, fsync = os.pwrite, os.fsync
@@ -422,7 +628,7 @@ def test_each_clip_is_verified_once_in_a_process(
     everything(cached(tree, tmp_path))
     sums = []
     crc32 = zlib.crc32
-    monkeypatch.setattr(zlib, "crc32", lambda data: sums.append(1) or crc32(data))
+    monkeypatch.setattr(zlib, "crc32", lambda *args: sums.append(1) or crc32(*args))
     source = cached(tree, tmp_path)
     for _ in range(3):
         everything(source)
@@ -568,7 +774,7 @@ def test_a_clip_that_another_process_added_is_not_written_again(
     assert here.cache is not None
     clip = everything(there)[0].numpy()
     monkeypatch.setattr(os, "pwrite", lambda *args: pytest.fail("written again"))
-    here.cache.write(0, clip)
+    here.cache.write(0, clip, here.cache.stamps(0)[0])
 
 
 def test_a_clip_of_which_only_part_is_written_at_once_is_whole(
@@ -597,9 +803,9 @@ def test_clips_reach_the_disk_before_their_entries(
 def test_rows_beyond_one_page_of_entries_have_their_place(tmp_path: Path) -> None:
     n = 700  # entries take two pages
     names = [str(i) for i in range(n)]
-    cache = ClipCache(tmp_path, "key", (n, 3, 1, 2, 2), names, "")
+    cache = ClipCache(tmp_path, "key", (n, 3, 1, 2, 2), names, "", lambda row: (row + 1, n + 1))
     for row in (0, 511, 512, n - 1):
-        cache.write(row, np.full((3, 1, 2, 2), row % 251, np.uint8))
+        cache.write(row, np.full((3, 1, 2, 2), row % 251, np.uint8), row + 1)
     out = np.zeros((5, 3, 1, 2, 2), np.uint8)
     assert cache.read(np.array([511, 0, 512, n - 1, 7]), out).tolist() == [True] * 4 + [False]
     assert (

@@ -84,7 +84,7 @@ def test_clips_of_videos_are_cached_without_pyav(
         source = ClipSource([Clip("v", video=video, numbers=(0, 4))], (8, 10), cache=tmp_path / "cache")
         first, again = (source.read(np.arange(1))[0] for _ in range(2))
         assert torch.equal(first, again)
-        return source._content_key()
+        return source._key()
 
     first = key()
     assert decoder.asked == list(range(5))  # once
