@@ -117,12 +117,15 @@ def _base_class() -> type[ContinualModel]:
 def check_compatibility(model: str, setting: str, stream: str) -> None:
     """Refuse a method on a stream whose setting it does not declare.
 
+    A stream of class-il is one of task-il as well: its tasks have classes of their own.
+
     Raises:
         UsageError: names the methods that do fit.
     """
-    if setting in get_model_class(model).COMPATIBILITY:
+    enough = {setting, "task-il"} if setting == "class-il" else {setting}
+    if enough & set(get_model_class(model).COMPATIBILITY):
         return
-    fitting = [name for name in get_model_names() if setting in get_model_class(name).COMPATIBILITY]
+    fitting = [name for name in get_model_names() if enough & set(get_model_class(name).COMPATIBILITY)]
     raise UsageError(
         f"{model} does not work on {stream}, whose setting is {setting}: it is made for "
         f"{', '.join(get_model_class(model).COMPATIBILITY)}. Methods for {setting}: {', '.join(fitting) or 'none'}"

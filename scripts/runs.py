@@ -21,7 +21,7 @@ from utils.errors import RunError, run_script
 from utils.stored_runs import STATES, USUAL_PLACES, StoredRun, find_runs, open_run, usual_places
 from utils.tables import duration, number, text_table
 
-MAIN_FIGURES = ("srcc_pooled", "class_il_mean")
+MAIN_FIGURES = ("srcc_pooled", "class_il_mean", "task_il_mean")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -14,6 +14,7 @@ from utils import metrics
 from utils.callbacks import Callback
 from utils.checkpoints import evaluation_mode
 from utils.conf import derive_seed, randomness_apart
+from utils.evaluate import mask_classes
 from utils.fitting import improves
 
 if TYPE_CHECKING:
@@ -28,16 +29,22 @@ HIGHER_IS_BETTER = {"loss": False, "accuracy": True, "srcc": True}
 def measure_validation(model: ContinualModel, dataset: ContinualDataset, metric: str) -> float:
     """A figure of the held-out samples: the stream's loss, the class-IL accuracy in percent, or the SRCC in percent.
 
+    Of a method that needs to know the task, accuracy is task-IL.
+
     Nothing about the model and no random generator is changed by it.
     """
     seed = derive_seed(getattr(dataset.args, "seed", 0), "validate", dataset.current_task)
     outputs, labels, scores, difficulty = [], [], [], []
     # The answer among few candidates is not the one among all with the others struck out.
     asks = hasattr(model, "choose_class") and metric == "accuracy"
+    loaders = dataset.validation_loaders
     with evaluation_mode(model), randomness_apart(seed):
-        for loader in dataset.validation_loaders:
+        for task, loader in zip(dataset.seen_tasks[-len(loaders) :], loaders, strict=True):
+            told = (min(task, dataset.current_task),) if model.takes_task() else ()
             for inputs, targets in loader:
-                outputs.append(_chosen(model, inputs) if asks else model(inputs).float())
+                outputs.append(_chosen(model, inputs) if asks else model(inputs, *told).float())
+                if metric == "accuracy" and model.needs_task():
+                    mask_classes(outputs[-1], dataset, task)
                 labels.append(targets)
                 if metric == "srcc":
                     data, shown = loader.dataset, loader.positions.numpy()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from datasets.utils.continual_dataset import ContinualDataset
     from models.utils.continual_model import ContinualModel
     from models.utils.open_vocabulary import OpenVocabularyModel
+
+# Settings whose tasks share all classes: there is no task-IL accuracy beside the one.
+SHARED_SETTINGS = ("domain-il", "general-continual")
 
 
 @dataclass
@@ -60,7 +64,8 @@ def predict(
 ) -> Predictions:
     """Run the model, in evaluation mode, over the evaluation samples of a task.
 
-    An open-vocabulary method is asked once for each figure, with its candidates.
+    An open-vocabulary method is asked once for each figure, with its candidates. A method whose `forward` takes the
+    task (`takes_task`) is told it; after joint training, which was one task, the first.
 
     Args:
         encodings: of an open-vocabulary method, known so far.
@@ -74,11 +79,12 @@ def predict(
         encodings = encodings_of(model)
     seed = derive_seed(getattr(dataset.args, "seed", 0), "evaluate", dataset.current_task, task)
     loader = dataset.test_loader(task)
+    told = (min(task, dataset.current_task),) if model.takes_task() else ()
     # A model that samples at test time must not take from the generators of training.
     with evaluation_mode(model), randomness_apart(seed):
         for inputs, labels, *_ in loader:
             if encodings is None:
-                outputs.append(model(inputs).float().reshape(len(labels), -1).cpu())
+                outputs.append(model(inputs, *told).float().reshape(len(labels), -1).cpu())
             else:
                 encoded.append(encodings.of_batch(loader, inputs))
                 outputs.append(encodings.model.class_outputs(encoded[-1]).float().cpu())
@@ -122,7 +128,8 @@ def evaluate(model: ContinualModel, dataset: ContinualDataset, last: bool = Fals
         last: only of the newest task.
 
     Returns:
-        (class-IL, task-IL) accuracies in percent, one for each task seen.
+        (class-IL, task-IL) accuracies in percent, one for each task seen; class-IL is NaN where tasks have classes of
+        their own and the method needs to know the task.
 
     Raises:
         UsageError: the stream has scores.
@@ -131,7 +138,8 @@ def evaluate(model: ContinualModel, dataset: ContinualDataset, last: bool = Fals
         raise UsageError(f"evaluate: it gives accuracies of classes, and {dataset.NAME} has scores")
     n_seen = dataset.get_offsets(dataset.current_task)[1]
     parts = [predict(model, dataset, task) for task in (dataset.seen_tasks[-1:] if last else dataset.seen_tasks)]
-    class_il = [metrics.accuracy(part.class_il(n_seen), part.truth) for part in parts]
+    known = model.needs_task() and dataset.SETTING not in SHARED_SETTINGS
+    class_il = [math.nan if known else metrics.accuracy(part.class_il(n_seen), part.truth) for part in parts]
     return class_il, [metrics.accuracy(part.task_il(), part.truth) for part in parts]
 
 
@@ -147,29 +155,31 @@ def mask_classes(outputs: Tensor, dataset: ContinualDataset, k: int) -> None:
     outputs[:, end:] = -math.inf
 
 
-def class_figures(predictions: list[Predictions], n_seen_classes: int, with_task_il: bool = True) -> dict[str, Any]:
+def class_figures(
+    predictions: list[Predictions], n_seen_classes: int, accuracies: Sequence[str] = ("class_il", "task_il")
+) -> dict[str, Any]:
     """Accuracies in percent from one pass over the logits.
 
     Class-IL takes the largest logit among all classes seen so far, task-IL among the classes of the sample's own task;
     open-vocabulary methods were asked for both.
 
     Args:
-        with_task_il: False where all tasks share their classes, and the two are one.
+        accuracies: which there are: class_il alone where all tasks share their classes, and the two are one, task_il
+            alone of a method that needs to know the task.
 
     Returns:
-        class_il, task_il: one per task; class_il_mean, task_il_mean: over tasks. Class-IL over classes, whatever their
-        task: acc_bal, mean accuracy; acc_worst, lowest accuracy; macro_f1. Where the training data has a long tail,
-        acc_many, acc_med and acc_few: mean accuracy of the classes with more than 100, 20 to 100, and fewer than 20
-        training samples; acc_gap: acc_many less acc_few, in points; acc_per_class: by number of the class, in order of
-        arrival.
+        class_il, task_il: one per task; class_il_mean, task_il_mean: over tasks. Where there is class_il, over classes,
+        whatever their task: acc_bal, mean accuracy; acc_worst, lowest accuracy; macro_f1. Where the training data has a
+        long tail as well, acc_many, acc_med and acc_few: mean accuracy of the classes with more than 100, 20 to 100,
+        and fewer than 20 training samples; acc_gap: acc_many less acc_few, in points; acc_per_class: by number of the
+        class, in order of arrival.
     """
-    class_il, task_il = [], []
-    for part in predictions:
-        class_il.append(metrics.accuracy(part.class_il(n_seen_classes), part.truth))
-        task_il.append(metrics.accuracy(part.task_il(), part.truth))
-    figures = {"class_il": class_il, "class_il_mean": metrics.nan_mean(class_il)}
-    figures |= {"task_il": task_il, "task_il_mean": metrics.nan_mean(task_il)} if with_task_il else {}
-    return figures | _figures_by_class(predictions, n_seen_classes)
+    figures: dict[str, Any] = {}
+    for name in accuracies:
+        said = [part.task_il() if name == "task_il" else part.class_il(n_seen_classes) for part in predictions]
+        values = [metrics.accuracy(answer, part.truth) for answer, part in zip(said, predictions, strict=True)]
+        figures |= {name: values, f"{name}_mean": metrics.nan_mean(values)}
+    return figures | (_figures_by_class(predictions, n_seen_classes) if "class_il" in accuracies else {})
 
 
 def _figures_by_class(predictions: list[Predictions], n_seen_classes: int) -> dict[str, Any]:

@@ -17,15 +17,14 @@ def write_logs(args: Namespace, results: Results) -> list[Path]:
     """Append one line, a plain dict that `ast.literal_eval` reads, to `<setting>/<dataset>/<model>/logs.pyd`.
 
     Keys are those of Mammoth: `accmean_task<t>` after session t, `accuracy_<k>_task<t>` on task k after session t,
-    and the arguments. Streams of new classes write a second file under task-il; on score streams the figures are SRCC
+    and the arguments. Streams of new classes write a second file under task-il, or this alone for a method that
+    needs to know the task; on score streams the figures are SRCC
     in percent.
 
     Returns:
         The files appended to, below `args.base_path/args.results_path`.
     """
-    settings = {results.dataset.SETTING: results.main}
-    if "task_il" in results.per_task:
-        settings["task-il"] = "task_il"
+    settings = {"task-il" if name == "task_il" else results.dataset.SETTING: name for name in results.per_task}
     written = []
     for setting, metric in settings.items():
         line: dict[str, Any] = {}

@@ -8,11 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from utils import metrics
-from utils.evaluate import Predictions, class_figures, predict, score_figures
+from utils.evaluate import SHARED_SETTINGS, Predictions, class_figures, predict, score_figures
 from utils.open_evaluation import encodings_of, flexible_figures, open_figures, transfer_figures
-
-# Settings whose tasks share all classes: there is no task-IL accuracy beside the one.
-SHARED_SETTINGS = ("domain-il", "general-continual")
 
 if TYPE_CHECKING:
     from datasets.utils.continual_dataset import ContinualDataset
@@ -26,16 +23,20 @@ class Results:
         sessions: figures of every session so far, by name; of open-vocabulary methods also `open_figures` and
             `flexible_figures`.
         matrices: for each per-task metric ("class_il" and "task_il", "class_il" alone where all tasks share their
-            classes, or "srcc") its R, (sessions, tasks), NaN where unmeasured. On score streams the row of session t
-            also has the next task, measured before it is learnt.
+            classes, "task_il" alone for a method that needs to know the task, or "srcc") its R, (sessions, tasks), NaN
+            where unmeasured. On score streams the row of session t also has the next task, measured before it is
+            learnt.
         untrained: r0, the per-task metric of the untrained model; score streams only.
     """
 
-    def __init__(self, dataset: ContinualDataset) -> None:
+    def __init__(self, dataset: ContinualDataset, method: type[ContinualModel]) -> None:
         self.dataset = dataset
         self.is_score = hasattr(dataset, "to_scores")
-        class_metrics = ("class_il",) if dataset.SETTING in SHARED_SETTINGS else ("class_il", "task_il")
-        self.per_task = ("srcc",) if self.is_score else class_metrics
+        self.per_task: tuple[str, ...] = ("class_il", "task_il")
+        if self.is_score or dataset.SETTING in SHARED_SETTINGS:
+            self.per_task = ("srcc",) if self.is_score else ("class_il",)
+        elif method.needs_task():
+            self.per_task = ("task_il",)
         self.main = self.per_task[0]
         self.sessions: list[dict[str, Any]] = []
         self.matrices: dict[str, list[list[float]]] = {}
@@ -112,4 +113,4 @@ class Results:
     def _figures(self, predictions: list[Predictions], n_seen_classes: int) -> dict[str, Any]:
         if self.is_score:
             return score_figures(predictions, self.dataset.score_range)  # type: ignore[attr-defined]
-        return class_figures(predictions, n_seen_classes, "task_il" in self.per_task)
+        return class_figures(predictions, n_seen_classes, self.per_task)

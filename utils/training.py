@@ -44,7 +44,7 @@ class Loop:
         if args.fitting_mode == "early_stopping":
             self.callbacks.insert(0, EarlyStopping(args))
         dataset.gives_unlabelled = SEMI_SUPERVISED in model.COMPATIBILITY
-        self.results = Results(dataset)
+        self.results = Results(dataset, type(model))
         self.scheduler: Any = None
         self.task = self.epoch = self.batch = 0
         self.in_task = self.in_epoch = self.started = self.stopped = False

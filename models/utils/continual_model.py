@@ -133,6 +133,23 @@ class ContinualModel(nn.Module):
         ]
         return all(base.__module__.startswith("plugin_") for base in classes) and not any(map(_uses_ours, classes))
 
+    @classmethod
+    @functools.cache
+    def takes_task(cls) -> bool:
+        """Whether `forward` is to be given the task of the samples, by its number: as its second argument, one that it
+        cannot do without or, in a method that does not declare class-il, one that is called after the task."""
+        second = list(inspect.signature(cls.forward).parameters.values())[2:3]
+        return any(
+            part.kind in (part.POSITIONAL_ONLY, part.POSITIONAL_OR_KEYWORD)
+            and (part.default is part.empty or ("task" in part.name and "class-il" not in cls.COMPATIBILITY))
+            for part in second
+        )
+
+    @classmethod
+    def needs_task(cls) -> bool:
+        """Whether it has no answer among the classes of all tasks: it does not declare class-il, or takes the task."""
+        return "class-il" not in cls.COMPATIBILITY or cls.takes_task()
+
     def constructed(self, dataset: ContinualDataset) -> None:
         """Called by `models.get_model` when the constructor is done."""
         # Some methods of Mammoth make a stream of their own in the constructor.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -33,7 +34,10 @@ METHODS = {
     "maps_2025": "--use_maps yes",
     "hindsight_2022": "--buffer_size 32",
     "views_2025": "",
+    "columns_2022": "",
 }
+# Made for task-il alone.
+NEED_TASK = {"columns_2022"}
 # An optimiser and a scheduler of its own, a network in the place of the first.
 NOT_CONTINUED = {"maps_2025"}
 MINIMAL = """
@@ -91,7 +95,7 @@ def resumed(launch, monkeypatch):
 def test_method_of_mammoths_form_runs_on_digits(launch, capsys, name):
     run = launch(line(name))
     assert run.code == 0
-    assert len(run.summary["class_il"]) == 5
+    assert len(run.summary["task_il" if name in NEED_TASK else "class_il"]) == 5
     assert ("note:" in capsys.readouterr().err) == (name in NOT_CONTINUED)
 
 
@@ -100,6 +104,56 @@ def test_method_of_mammoths_form_has_the_losses_and_second_stages_of_a_long_tail
     plain, run = launch(line("dark_2024", "--imb_factor 0.2")), launch(line("dark_2024", "--imb_factor 0.2", words))
     assert plain.code == run.code == 0
     assert run.metrics != plain.metrics
+
+
+def test_method_of_task_il_alone_is_told_the_task_and_has_no_figures_among_all_classes(launch, tmp_path):
+    run = launch(line("columns_2022", "--n_epochs 4 --max_samples_per_class 60"))
+    assert run.code == 0
+    # A column that never learnt the task would be right by chance, in half of the cases.
+    assert min(run.summary["task_il"]) > 80
+    assert not [name for name in run.summary if name.startswith(("class_il", "acc_", "macro"))]
+    logs = [path.relative_to(tmp_path).parts[2] for path in tmp_path.rglob("logs.pyd")]
+    assert logs == ["task-il"]
+
+
+def test_method_of_task_il_alone_may_leave_the_task_out_and_is_refused_where_tasks_share_classes(
+    launch, tmp_path, capsys
+):
+    path = written(tmp_path / "own.py", "own")
+    path.write_text(path.read_text().replace("class-il", "task-il"))
+    run = launch(f"--plugin {path} --model own {DIGITS}")
+    assert run.code == 0
+    assert len(run.summary["task_il"]) == 5
+    assert "class_il" not in run.summary
+    capsys.readouterr()
+    assert launch(f"--plugin {path} --model own {DIGITS.replace('seq-digits', 'perm-digits')}").code == 2
+    assert "own does not work on perm-digits" in capsys.readouterr().err
+
+
+def test_accuracy_that_stops_a_method_of_task_il_alone_is_among_the_classes_of_the_task(launch):
+    stopping = "--fitting_mode early_stopping --validation 25 --early_stopping_metric accuracy --n_epochs 6"
+    run = launch(line("columns_2022", "--max_samples_per_class 60", stopping, "--validation_mode complete"))
+    assert run.code == 0
+    found = [row["accuracy"] for row in map(json.loads, run.metrics.splitlines()) if row["event"] == "best"]
+    assert len(found) == 5
+    assert min(found) > 80
+
+
+def test_joint_training_of_a_method_of_task_il_alone_asks_what_it_learnt_as_its_one_task(launch):
+    run = launch(line("columns_2022", "--joint True"))
+    assert run.code == 0
+    assert len(run.summary["task_il"]) == 5
+
+
+def test_accuracies_in_the_middle_of_a_run_are_not_a_number_where_there_are_none(launch, tmp_path):
+    text = (HERE / "models" / "columns_2022.py").read_text()
+    look = (
+        "    def end_task(self, dataset):\n        import math\n        from utils.evaluate import evaluate\n"
+        "        class_il, task_il = evaluate(self, dataset)\n"
+        "        assert all(map(math.isnan, class_il)) and all(map(math.isfinite, task_il))\n"
+    )
+    (tmp_path / "own.py").write_text(text + "\n" + look)
+    assert launch(f"--plugin {tmp_path / 'own.py'} --model columns_2022 {DIGITS}").code == 0
 
 
 def test_methods_of_mammoths_form_remember_what_fine_tuning_forgets(launch):

@@ -235,13 +235,14 @@ SHOT_GROUPS = (f"many (> {MANY})", f"medium ({FEW} to {MANY})", f"few (< {FEW})"
 
 
 def class_groups(run: StoredRun) -> dict[str, float]:
-    """Group -> mean accuracy in percent of its classes after the last session; empty without predictions.
+    """Group -> mean accuracy in percent of its classes after the last session; empty without predictions, or where
+    they were made by a method that needs to know the task.
 
     Groups are those of `SHOT_GROUPS` where the training counts of classes differ by a factor of two or more (an empty
     group is NaN), else one for each task.
     """
     parts = predictions_of(run)
-    if parts is None or parts["outputs"].ndim != 2:
+    if parts is None or parts["outputs"].ndim != 2 or ("task_il" in run.summary and "class_il" not in run.summary):
         return {}
     right = parts.get("class_il", parts["outputs"].argmax(axis=1)) == parts["truth"]
     accuracy = {int(c): 100 * float(right[parts["truth"] == c].mean()) for c in np.unique(parts["truth"])}
