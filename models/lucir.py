@@ -67,11 +67,13 @@ class LUCIR(ExemplarReplay):
 
     @torch.no_grad()
     def imprint(self) -> None:
-        """Let the directions of the task's classes be their mean features."""
+        """Let the directions of the task's classes be their mean features; without a sample that has its label (few
+        labels, --label_perc) a direction stays as it was drawn."""
         self.net.eval()
         for label in range(*self.get_offsets()):
-            mean = self.clean_features(self.samples_of(label)).mean(0, keepdim=True)
-            self.head.imprint(label, mean, self.n_past_classes)
+            samples = self.samples_of(label)
+            if len(samples):
+                self.head.imprint(label, self.clean_features(samples).mean(0, keepdim=True), self.n_past_classes)
 
     def observe(self, inputs: Tensor, labels: Tensor, not_aug_inputs: Tensor, epoch: int | None = None) -> float:
         past = self.n_past_classes

@@ -96,6 +96,23 @@ def test_new_directions_start_at_the_mean_feature_as_long_as_past_ones(lucir, im
     assert torch.equal(weight[7:], before[7:])
 
 
+def test_direction_of_a_class_without_a_labelled_sample_stays_as_it_was_drawn(lucir):
+    run = lucir("--label_perc", "0.06")
+    run.session()
+    before = run.model.net.classifier.weight.detach().clone()
+    run.begin()
+    here = run.model.task_data.targets.unique().tolist()
+    absent = [label for label in (4, 5, 6) if label not in here]
+    assert here
+    assert absent
+    weight = run.model.net.classifier.weight.detach()
+    assert torch.equal(weight[absent], before[absent])
+    assert (weight[here] != before[here]).any(2).all()
+    run.learn()
+    run.model.meta_end_task(run.dataset)
+    assert run.model.net.classifier.weight.isfinite().all()
+
+
 def np_range(data):
     return torch.arange(len(data)).numpy()
 
