@@ -25,18 +25,24 @@ def add_class_head_args(parser: ArgumentParser) -> None:
     add("--tde_mu", type=float, default=0.9, help="causal: what of the direction of the features stays each step")
 
 
-def wanted_head(args: Namespace) -> str | None:
-    """The one of `HEADS` that --cls_head, --cls_loss and --stage2 ask for; None where they leave it to the network.
-
-    Raises:
-        UsageError: they ask for different heads.
-    """
+def head_wishes(args: Namespace) -> list[tuple[str, str]]:
+    """(option, head) for each of --cls_head, --cls_loss and --stage2 that asks for one of `HEADS`."""
     chosen, stage = getattr(args, "cls_head", None), getattr(args, "stage2", None)
     wishes = [(f"--cls_head {chosen}", chosen)] if chosen is not None else []
     if getattr(args, "cls_loss", None) == "ldam":
         wishes.append(("--cls_loss ldam", "cosine"))
     if stage is not None:
         wishes.append((f"--stage2 {stage}", "causal" if stage == "tde" else "linear"))
+    return wishes
+
+
+def wanted_head(args: Namespace) -> str | None:
+    """The one of `HEADS` that --cls_head, --cls_loss and --stage2 ask for; None where they leave it to the network.
+
+    Raises:
+        UsageError: they ask for different heads.
+    """
+    wishes = head_wishes(args)
     for what, head in wishes[1:]:
         if head != wishes[0][1]:
             raise UsageError(

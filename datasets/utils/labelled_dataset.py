@@ -93,7 +93,7 @@ class LabelledDataset(ContinualDataset):
 
 
 def _check_own_parts(args: Namespace, method: type[ContinualModel]) -> None:
-    """Refuse a loss or a head that the method would replace by its own."""
+    """Refuse a loss or a head that the method would replace by its own, and a loss that its head does not fit."""
     parts: dict[str, dict[str, str | None]] = {
         "loss": {"cls_loss": "ce", "drw_epoch": None},
         "head": {"cls_head": None, "stage2": None},
@@ -107,3 +107,8 @@ def _check_own_parts(args: Namespace, method: type[ContinualModel]) -> None:
             raise UsageError(
                 f"--{given[0]} {getattr(args, given[0])}: {args.model} has a {part} of its own; leave it out"
             )
+    if getattr(args, "cls_loss", "ce") == "ldam" and method.OWN_HEAD:
+        raise UsageError(
+            f"--cls_loss ldam: its margins are for cosines times --ldam_scale, and {args.model} has a head of its own "
+            "with another factor; take another loss, such as cb, logit-adjust or balanced-softmax"
+        )

@@ -188,6 +188,7 @@ def test_groups_are_in_the_records_and_in_the_summary(launch, capsys):
         ("--model podnet --buffer_size 20 --cls_loss focal", "--cls_loss focal: podnet has a loss of its own"),
         ("--model icarl --buffer_size 20 --drw_epoch 1", "--drw_epoch 1: icarl has a loss of its own"),
         ("--model lwf-mc --cls_loss cb", "--cls_loss cb: lwf-mc has a loss of its own"),
+        ("--model lucir --buffer_size 20 --cls_loss ldam", "lucir has a head of its own with another factor; take ano"),
     ],
 )
 def test_options_that_exclude_each_other_are_refused_before_anything_is_run(words, said):

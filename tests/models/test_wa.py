@@ -6,6 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from utils.errors import UsageError
+
 DIGITS = ("--dataset", "seq-digits", "--max_samples_per_class", "12", "--batch_size", "8")
 
 
@@ -63,6 +65,21 @@ def test_weights_are_clipped_unless_told_otherwise(wa):
         each.model.meta_observe(*each.batch(), epoch=0)
     assert run.model.net.classifier.weight.min() == 0
     torch.testing.assert_close(run.model.net.classifier.weight, free.model.net.classifier.weight.clamp(min=0))
+
+
+@pytest.mark.parametrize(
+    "words", [("--cls_head", "cosine"), ("--cls_head", "causal"), ("--cls_loss", "ldam"), ("--stage2", "tde")]
+)
+def test_heads_that_divide_by_the_lengths_are_refused(wa, words):
+    with pytest.raises(UsageError, match=rf"^{' '.join(words)}: wa aligns .* leave it out, or take --cls_loss cb"):
+        wa("--width", "8", *words)
+
+
+@pytest.mark.parametrize("words", [("--cls_head", "linear"), ("--cls_loss", "balanced-softmax"), ("--stage2", "crt")])
+def test_options_that_leave_the_head_linear_are_taken(wa, words):
+    run = wa(*words)
+    run.session()
+    run.session()
 
 
 def test_tasks_of_one_class_work(launch):
