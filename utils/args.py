@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from utils.config import config_layer, for_backbone, merge, read_yaml
+from utils.config import MEMORY_SIZES, config_layer, for_backbone, merge, read_yaml
 from utils.errors import DataError, UsageError
 from utils.plugins import activate
 from utils.registry import Registry, nearest, normalise, unknown_name_message
@@ -371,10 +371,22 @@ def add_management_args(parser: ArgumentParser) -> None:
     )
 
 
-def add_buffer_args(parser: ArgumentParser) -> None:
-    """For methods with a memory."""
+def add_buffer_args(parser: ArgumentParser, with_exemplars: bool = False) -> None:
+    """For methods with a memory.
+
+    Args:
+        with_exemplars: whether the size may also be given as a number for every class.
+    """
     group = parser.add_argument_group("replay")
-    group.add_argument("--buffer_size", type=not_negative, required=True, help="size of the buffer, in samples")
+    group.add_argument(
+        "--buffer_size", type=not_negative, required=not with_exemplars, help="size of the buffer, in samples"
+    )
+    if with_exemplars:
+        group.add_argument(
+            "--exemplars_per_class",
+            type=positive,
+            help="in place of --buffer_size: samples kept of every class, so that the memory grows with the classes",
+        )
     group.add_argument(
         "--buffer_scope",
         choices=["total", "session"],
@@ -490,7 +502,11 @@ def complete(args: Namespace) -> None:
     parser = framework_parser()
     model_config = getattr(args, "model_config", "default")
     layers = _layers(parser, chosen, model_config, getattr(args, "buffer_size", None), ("", {}))
-    values = vars(merge(parser, layers, Namespace(), chosen))
+    options = {action.dest for action in parser._actions}
+    sizes = {
+        name: value for name in MEMORY_SIZES if name in options and (value := getattr(args, name, None)) is not None
+    }
+    values = vars(merge(parser, layers, Namespace(**sizes), chosen))
     for name in values.keys() - {"sources"}:
         if getattr(args, name, None) is None:
             setattr(args, name, values[name])
@@ -544,6 +560,8 @@ def _resolve(
     missing = [
         f"--{name}" for name in (*needed, "backbone", "lr", "batch_size", "n_epochs") if getattr(args, name) is None
     ]
+    if hasattr(args, "exemplars_per_class") and args.buffer_size is None and args.exemplars_per_class is None:
+        missing.insert(0, "--buffer_size or --exemplars_per_class")
     if missing:
         raise UsageError(f"{args.model} on {args.dataset} needs {', '.join(missing)}")
     get_dataset_class(chosen["dataset"]).check_options(args)

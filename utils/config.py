@@ -13,6 +13,8 @@ from utils.errors import UsageError
 from utils.registry import ROOT, Registry, nearest, normalise
 
 # The parser in C where PyYAML was built with it: a report reads hundreds of configurations.
+# Two ways to say how large a memory is: what gives one of them takes the place of the other.
+MEMORY_SIZES = ("buffer_size", "exemplars_per_class")
 YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -33,7 +35,7 @@ def merge(
         Namespace of all values, with `sources`: the layer that each came from.
 
     Raises:
-        UsageError: a layer has a key that is no option, or a value of the wrong kind.
+        UsageError: a layer has a key that is no option, a value of the wrong kind, or both of `MEMORY_SIZES`.
     """
     actions = {action.dest: action for action in parser._actions if action.dest != "help"}
     values = {name: action.default for name, action in actions.items()}
@@ -46,8 +48,10 @@ def merge(
                 hint = f"did you mean {', '.join(close)}?" if close else "see --help for the names"
                 raise UsageError(f"{layer}: unknown key '{key}' for this model, dataset and backbone; {hint}")
             values[dest], sources[dest] = converted(actions[dest], value, layer), layer
+        _replace_other_size(values, sources, content, layer)
     for key, value in vars(explicit).items():
         values[key], sources[key] = value, "command line"
+    _replace_other_size(values, sources, vars(explicit), "command line")
     values |= {name: chosen[name] for name in ("model", "dataset") if name in chosen}
     values["backbone"] = normalise(str(values["backbone"])) if values["backbone"] else None
     for mode in ("online", "debug_mode"):
@@ -57,6 +61,16 @@ def merge(
     if "minibatch_size" in values and values["minibatch_size"] is None:
         values["minibatch_size"], sources["minibatch_size"] = values["batch_size"], "batch_size"
     return Namespace(**values, sources=sources)
+
+
+def _replace_other_size(values: dict[str, Any], sources: dict[str, str], content: dict[str, Any], layer: str) -> None:
+    """A memory size of one layer leaves nothing of the other one that a weaker layer gave."""
+    given = [name for name in MEMORY_SIZES if content.get(name) is not None]
+    if len(given) > 1:
+        raise UsageError(f"{layer}: {' and '.join(given)} both say how large the memory is; give one of them")
+    for name in MEMORY_SIZES:
+        if given and name in values and name not in given:
+            values[name], sources[name] = None, layer
 
 
 def converted(action: Action, value: Any, layer: str) -> Any:

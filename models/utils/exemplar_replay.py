@@ -15,31 +15,38 @@ from models.utils.continual_model import ContinualModel
 from utils.args import add_buffer_args
 from utils.class_losses import counts_of
 from utils.conf import named_generator
+from utils.errors import UsageError
 from utils.exemplars import JoinedData, first_of_each_class
 from utils.selection import herding
 
 
 class ExemplarReplay(ContinualModel):
-    """A memory of fixed size, shared evenly by the classes seen, whose samples are joined to those of the task.
+    """A memory of herded samples of the classes seen, which are joined to those of the task.
 
     At the end of a task every new class leaves the first m = buffer / classes seen (rounded down) of its herding order,
     by normalised features, and the past classes keep the first m of theirs (Rebuffi et al., iCaRL, CVPR 2017,
-    algorithms 4 and 5). With fewer places than classes nothing is kept.
+    algorithms 4 and 5). With fewer places than classes nothing is kept. With --exemplars_per_class m is that number,
+    and a class keeps its samples to the end. A class of fewer samples keeps all of them.
 
     Attributes:
         buffer: raw samples and labels, class by class, each in herding order.
         task_data: samples of the task alone.
+
+    Raises:
+        UsageError: the size of the memory is not given.
     """
 
     task_data: TaskData
 
     @staticmethod
     def get_parser(parser: ArgumentParser) -> ArgumentParser:
-        add_buffer_args(parser)
+        add_buffer_args(parser, with_exemplars=True)
         return parser
 
     def __init__(self, backbone, loss, args, transform, dataset) -> None:  # type: ignore[no-untyped-def]
         super().__init__(backbone, loss, args, transform, dataset)
+        if args.buffer_size is None and self._option("exemplars_per_class", None) is None:
+            raise UsageError(f"{self.NAME} needs --buffer_size or --exemplars_per_class")
         self.buffer = self.make_buffer("fill")
         # The stream of a resumed run gives the task's own samples again.
         self.register_load_state_dict_post_hook(lambda model, keys: model.enter_data())
@@ -67,9 +74,16 @@ class ExemplarReplay(ContinualModel):
         return JoinedData(own, examples, labels)
 
     @property
+    def buffer_capacity(self) -> int:
+        """Samples the buffer holds: buffer_size, or exemplars_per_class of all classes of the stream."""
+        fixed: int | None = self._option("exemplars_per_class", None)
+        return super().buffer_capacity if fixed is None else fixed * self.num_classes
+
+    @property
     def exemplars_per_class(self) -> int:
         """m."""
-        return self.buffer_capacity // self.n_seen_classes
+        fixed: int | None = self._option("exemplars_per_class", None)
+        return self.buffer_capacity // self.n_seen_classes if fixed is None else fixed
 
     @torch.no_grad()
     def store_exemplars(self) -> None:

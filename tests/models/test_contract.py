@@ -23,7 +23,7 @@ STREAMS = {
     "grade-il": "--dataset uiprmd --n_tasks 3 --n_epochs 2",
     "group-il": "--dataset uiprmd --tasks_by group --n_epochs 2",
 }
-# What a method cannot do without; options that all its kind share.
+# What a method cannot do without, or takes one of several in place of; options that all its kind share.
 REQUIRED = {"buffer_size": "6"}
 # Sizes of the network of methods that choose among texts.
 SMALL_CLIP = "--clip_image_size 8 --patch_size 4 --width 32 --depth 2"
@@ -36,7 +36,7 @@ def command(model: str, setting: str) -> str:
     import argparse
 
     parser = get_model_class(model).get_parser(argparse.ArgumentParser())
-    needed = [action.dest for action in parser._actions if action.required]
+    needed = [action.dest for action in parser._actions if action.required or action.dest in REQUIRED]
     own = (f"--{name} {REQUIRED[name]}" for name in needed)
     small = [SMALL_CLIP] if load_model_config(argparse.Namespace(model=model)).get("backbone") == "clip-tiny" else []
     return " ".join(["--model", model, STREAMS[setting], *own, *small, FEWER_STEPS.get(model, ""), "--batch_size 8"])

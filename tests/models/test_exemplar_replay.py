@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from utils.args import complete, parse_args
+from utils.config import dump_config
+from utils.errors import UsageError
 from utils.exemplars import JoinedData, first_of_each_class
 from utils.selection import herding
 
@@ -87,6 +92,71 @@ def test_class_with_fewer_samples_than_places_keeps_all(replay):
     run = replay(80)
     run.session()
     assert run.model.buffer.get_all_data()[1].bincount().tolist() == [12] * 4
+
+
+def test_number_for_every_class_lets_the_memory_grow_and_leaves_what_is_in_it(drive):
+    run = drive("replay", *DIGITS, "--exemplars_per_class", "3")
+    kept = None
+    for task in range(3):
+        run.session()
+        examples, labels = run.model.buffer.get_all_data()
+        assert labels.bincount().tolist() == [3] * run.model.n_seen_classes
+        if task:
+            assert torch.equal(examples[: len(kept)], kept)
+        kept = examples.clone()
+        assert len(run.model.buffer.examples) == 30
+
+
+def test_class_of_fewer_samples_than_the_number_for_every_class_keeps_all(drive):
+    run = drive("replay", *DIGITS, "--exemplars_per_class", "20")
+    for _ in range(3):
+        run.session()
+    assert run.model.buffer.get_all_data()[1].bincount().tolist() == [12] * 10
+
+
+def test_run_with_a_number_for_every_class_is_continued_to_the_same_bits(launch, identical, stop_after):
+    line = "--model replay --dataset seq-digits --n_tasks 3 --n_epochs 1 --max_samples_per_class 12 --batch_size 8"
+    line += " --exemplars_per_class 2"
+    straight = launch(line)
+    stop_after(10)
+    stopped = launch(line)
+    assert stopped.code == 143
+    assert identical(launch("", resume=stopped.path), straight)
+
+
+REPLAY = ["--model", "lucir", "--dataset", "seq-digits"]
+
+
+def sizes(args):
+    return args.buffer_size, args.exemplars_per_class
+
+
+def test_size_of_the_memory_is_given_in_one_of_two_ways(tmp_path):
+    with pytest.raises(UsageError, match="lucir on seq-digits needs --buffer_size or --exemplars_per_class"):
+        parse_args(REPLAY)
+    with pytest.raises(UsageError, match="command line: buffer_size and exemplars_per_class both"):
+        parse_args([*REPLAY, "--buffer_size", "40", "--exemplars_per_class", "2"])
+    (tmp_path / "both.yaml").write_text("buffer_size: 40\nexemplars_per_class: 2\n")
+    with pytest.raises(UsageError, match=r"both.yaml: buffer_size and exemplars_per_class both"):
+        parse_args([*REPLAY, "--config", str(tmp_path / "both.yaml")])
+
+
+def test_size_of_a_stronger_layer_takes_the_place_of_the_other_one(tmp_path):
+    preset = [*REPLAY, "--model_config", "paper"]
+    assert sizes(parse_args(preset)) == (None, 20)
+    given = parse_args([*preset, "--buffer_size", "40"])
+    assert sizes(given) == (40, None)
+    assert given.sources["exemplars_per_class"] == "command line"
+    (tmp_path / "mine.yaml").write_text(dump_config(given))
+    mine = ["--config", str(tmp_path / "mine.yaml")]
+    assert sizes(parse_args(mine)) == (40, None)
+    assert sizes(parse_args([*mine, "--exemplars_per_class", "5"])) == (None, 5)
+
+
+def test_namespace_made_by_hand_may_give_a_size_beside_a_preset():
+    args = Namespace(model="lucir", dataset="seq-digits", model_config="paper", buffer_size=40)
+    complete(args)
+    assert sizes(args) == (40, None)
 
 
 def test_tasks_of_one_class_work(launch):
