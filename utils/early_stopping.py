@@ -69,7 +69,8 @@ def _chosen(model: Any, inputs: Tensor) -> Tensor:
 class EarlyStopping(Callback):
     """Ends a task when validation no longer improves, and takes the method back to where it was best.
 
-    Back means all of its state: weights, buffer, counters, as at the end of that epoch.
+    Back means all of its state: weights, buffer, counters, as at the end of that epoch. Epochs of a warm-up that
+    prepares the task are not evaluated: the task can neither end in one nor go back to it.
 
     Attributes:
         best: figure of the best evaluation of the task, None before the first.
@@ -89,7 +90,7 @@ class EarlyStopping(Callback):
         self._kept: dict[str, Any] | None = None
 
     def on_epoch_end(self, loop: Loop, loss: float) -> None:
-        if loop.epoch % self.every:
+        if loop.epoch % self.every or loop.model.is_preparing:
             return
         value = measure_validation(loop.model, loop.dataset, self.metric)
         if improves(value, self.best, self.epsilon, HIGHER_IS_BETTER[self.metric]):

@@ -197,6 +197,11 @@ class ContinualModel(nn.Module):
             return self.second_stage(self.net(x, returnt="features"))
         return self.net(x)
 
+    @property
+    def is_preparing(self) -> bool:
+        """Whether the current epoch only prepares the task, so that early stopping is not to judge by it."""
+        return False
+
     # What a method uses
 
     def take_head(self, head: nn.Module) -> None:

@@ -101,6 +101,11 @@ class TaskHeads(ContinualModel):
     def is_warm_up(self) -> bool:
         return self.task_epoch < self.n_warm_up
 
+    @property
+    def is_preparing(self) -> bool:
+        """In a warm-up, unless it is the whole task."""
+        return self.is_warm_up and math.isfinite(self.n_warm_up)
+
     def begin_task(self, dataset: ContinualDataset) -> None:
         if self.args.xavier_head and not self.is_score and (self.current_task == 0 or self.n_past_classes > 0):
             first, end = self.get_offsets()

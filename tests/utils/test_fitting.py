@@ -247,6 +247,27 @@ def test_accuracy_improves_upwards_and_evaluations_may_be_rare(launch, figures):
     assert [record["epoch"] for record in records(run, "best")] == [3, 1]
 
 
+HEADS = DIGITS.replace("--model er", "--model {}").replace(" --buffer_size 20", "") + STOPPING
+
+
+@pytest.mark.parametrize("model", ["lwf", "ft", "ft-fc"])
+def test_a_warm_up_is_not_evaluated_and_not_gone_back_to(launch, figures, model):
+    figures(3.0, 4.0, 5.0, *[8.0, 7.0, 9.0, 9.0])
+    run = launch(HEADS.format(model) + " --warmup_epochs 3")
+    assert run.code == 0
+    assert [(record["task"], record["epoch"]) for record in records(run, "validation")] == [
+        *[(0, epoch) for epoch in (0, 1, 2)],
+        *[(1, epoch) for epoch in (3, 4, 5, 6)],
+    ]
+    assert [(record["task"], record["epoch"]) for record in records(run, "best")] == [(0, 0), (1, 4)]
+
+
+def test_a_task_that_is_a_warm_up_from_end_to_end_is_evaluated(launch, figures):
+    figures(3.0, 4.0, 5.0, *[3.0, 2.0, 5.0, 5.0])
+    run = launch(HEADS.format("feat-extract"))
+    assert [(record["task"], record["epoch"]) for record in records(run, "best")] == [(0, 0), (1, 1)]
+
+
 def test_the_last_epoch_ends_a_task_that_still_improves(launch, figures):
     figures(*range(100, 0, -1))
     run = launch(DIGITS + STOPPING + " --n_epochs 3")
