@@ -14,13 +14,16 @@ from utils.args import add_rehearsal_args, from_zero
 class DER(ContinualModel):
     """L = l(f(x), y) + alpha ||f(x') - z'||^2, with x' from a reservoir and z' the outputs when x' was stored.
 
-    On score streams the outputs are the scores themselves.
+    On score streams the outputs are the scores themselves. Labels are stored for second stages (--stage2) and not
+    replayed.
 
     Source: P. Buzzega et al., Dark experience for general continual learning, NeurIPS 2020, section 3.
     """
 
     NAME = "der"
     COMPATIBILITY = ["class-il", "task-il", "domain-il", "general-continual", "grade-il", "group-il"]
+    # The class counts of a loss are those of the stream alone: no label is drawn from the memory.
+    n_replayed = 0
 
     @staticmethod
     def get_parser(parser: ArgumentParser) -> ArgumentParser:
@@ -36,10 +39,10 @@ class DER(ContinualModel):
         outputs = self.net(inputs)
         loss = self.loss(outputs, labels)
         if not self.buffer.is_empty():
-            replayed, logits = self.buffer.get_data(self.minibatch_size, transform=self.transform)
+            replayed, _, logits = self.buffer.get_data(self.minibatch_size, transform=self.transform)
             distillation = F.mse_loss(self.net(replayed), logits)
             loss = loss + self.args.alpha * distillation
             self.log(loss_distillation=distillation)
         value = self.step(loss)
-        self.buffer.add_data(not_aug_inputs, logits=outputs)
+        self.buffer.add_data(not_aug_inputs, labels=labels, logits=outputs)
         return value

@@ -21,7 +21,8 @@ class FDR(ContinualModel):
     output there are no probabilities; then p is the score.
 
     The memory of a task is a random draw from its samples, taken when it ends. All tasks so far share the buffer
-    evenly: those before give up places. The last session stores nothing.
+    evenly: those before give up places. The last session stores nothing. Labels are stored for second stages
+    (--stage2), not replayed.
 
     Source: A. Benjamin, D. Rolnick, K. Kording, Measuring and regularizing networks in function space, ICLR 2019; the
     two steps are those of P. Buzzega et al., NeurIPS 2020.
@@ -29,6 +30,8 @@ class FDR(ContinualModel):
 
     NAME = "fdr"
     COMPATIBILITY = ["class-il", "task-il", "domain-il", "grade-il", "group-il"]
+    # The class counts of a loss are those of the stream alone: no label is drawn from the memory.
+    n_replayed = 0
 
     @staticmethod
     def get_parser(parser: ArgumentParser) -> ArgumentParser:
@@ -43,7 +46,7 @@ class FDR(ContinualModel):
         value = self.step(self.loss(self.net(inputs), labels))
         if self.buffer.is_empty():
             return value
-        replayed, recorded, _ = self.buffer.get_data(self.minibatch_size, transform=self.transform)
+        replayed, _, recorded, _ = self.buffer.get_data(self.minibatch_size, transform=self.transform)
         distance = (said(self.net(replayed)) - said(recorded)).norm(dim=1).mean()
         self.log(loss_stream=value, loss_distance=distance)
         return value + self.step(distance)
@@ -54,16 +57,19 @@ class FDR(ContinualModel):
             return
         shares = even_shares(self.buffer_capacity, self.current_task + 1)
         if not self.buffer.is_empty():
-            examples, recorded, tasks = self.buffer.get_all_data()
+            examples, labels, recorded, tasks = self.buffer.get_all_data()
             self.buffer.empty()
             for task, share in enumerate(shares[:-1]):
                 kept = (tasks == task).nonzero().view(-1)[:share]
-                self.buffer.add_data(examples[kept], logits=recorded[kept], task_labels=tasks[kept])
+                self.buffer.add_data(
+                    examples[kept], labels=labels[kept], logits=recorded[kept], task_labels=tasks[kept]
+                )
         self.net.eval()
         assert dataset.train_loader is not None
         for _, labels, raw in first_samples(dataset.train_loader, shares[-1]):
             outputs = self.net(self.normalization_transform(raw))
-            self.buffer.add_data(raw, logits=outputs, task_labels=torch.full((len(labels),), self.current_task))
+            of_task = torch.full((len(labels),), self.current_task)
+            self.buffer.add_data(raw, labels=labels, logits=outputs, task_labels=of_task)
 
 
 def said(outputs: Tensor) -> Tensor:

@@ -46,8 +46,7 @@ def test_outputs_of_the_moment_are_stored_with_the_raw_samples(name, dataset):
     assert torch.equal(stored[0], raw)
     assert torch.equal(stored[-1], before(inputs))
     assert not torch.equal(stored[-1], model.net(inputs)), "the network has moved on"
-    if name == "derpp":
-        assert torch.equal(stored[1], labels)
+    assert torch.equal(stored[1], labels)
 
 
 def test_der_adds_the_squared_distance_to_the_stored_outputs(monkeypatch):
@@ -56,7 +55,7 @@ def test_der_adds_the_squared_distance_to_the_stored_outputs(monkeypatch):
     model.meta_observe(*next(batches), epoch=0)
     inputs, labels, raw = next(batches)
     generator = copy.deepcopy(model.buffer.generator.get_state())
-    replayed, logits = model.buffer.get_data(4, transform=model.transform)
+    replayed, _, logits = model.buffer.get_data(4, transform=model.transform)
     model.buffer.generator.set_state(generator)
     seen = losses(model, monkeypatch)
     model.meta_observe(inputs, labels, raw, epoch=0)

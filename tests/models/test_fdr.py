@@ -18,7 +18,7 @@ def test_tasks_share_the_memory_evenly_and_the_last_stores_nothing(drive):
     kept = []
     for sizes in ([7], [4, 3], [4, 3]):
         driven.session()
-        examples, _, tasks = driven.model.buffer.get_all_data()
+        examples, _, _, tasks = driven.model.buffer.get_all_data()
         assert tasks.bincount().tolist() == sizes
         kept.append(examples)
     assert torch.equal(kept[1][:4], kept[0][:4])
@@ -29,14 +29,16 @@ def test_outputs_at_the_end_of_the_task_are_recorded_and_stay_as_they_are(drive)
     driven = drive("fdr", *DIGITS)
     driven.session()
     model = driven.model
-    examples, recorded, _ = model.buffer.get_all_data()
-    raw = driven.data()[0]
+    examples, labels, recorded, _ = model.buffer.get_all_data()
+    raw, true = driven.data()
     where = [int((raw == example).flatten(1).all(1).nonzero()) for example in examples]
     assert len(set(where)) == 7
+    assert torch.equal(labels, true[where])
     model.net.eval()
     torch.testing.assert_close(recorded, model.net(model.normalization_transform(examples)))
     driven.session()
-    assert torch.equal(model.buffer.get_all_data()[1][:4], recorded[:4])
+    assert torch.equal(model.buffer.get_all_data()[2][:4], recorded[:4])
+    assert torch.equal(model.buffer.get_all_data()[1][:4], labels[:4])
     assert not torch.allclose(recorded, model.net(model.normalization_transform(examples)))
 
 
@@ -47,7 +49,7 @@ def test_step_on_the_batch_is_followed_by_one_on_the_distance_to_what_is_recorde
     driven.begin()
     model, net = driven.model, copy.deepcopy(driven.model.net)
     state = model.buffer.generator.get_state()
-    replayed, recorded, _ = model.buffer.get_data(5, transform=model.transform)
+    replayed, _, recorded, _ = model.buffer.get_data(5, transform=model.transform)
     model.buffer.generator.set_state(state)
     inputs, labels, raw = driven.batch()
 

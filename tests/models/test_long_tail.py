@@ -65,6 +65,16 @@ def test_gem_samples_its_whole_memory_at_every_step(drive):
     torch.testing.assert_close(sampled_counts(driven.model), expected)
 
 
+@pytest.mark.parametrize("name", ["der", "fdr"])
+def test_labels_that_are_stored_and_not_replayed_do_not_count(drive, name):
+    driven = drive(name, *DIGITS, "--buffer_size", "20", "--batch_size", "8")
+    driven.session()
+    driven.begin()
+    assert "labels" in driven.model.buffer.attributes
+    own = torch.bincount(driven.dataset.train_loader.dataset.targets, minlength=10)
+    assert torch.equal(sampled_counts(driven.model), own.double())
+
+
 def test_anchors_of_hal_are_no_samples(drive):
     driven = drive("hal", "--buffer_size", "20", "--batch_size", "16", "--minibatch_size", "6", *DIGITS)
     driven.session()

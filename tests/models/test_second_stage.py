@@ -86,6 +86,19 @@ def test_stages_learn_from_clean_views_of_the_task_and_of_the_buffer(trained):
     torch.testing.assert_close(features, torch.cat([driven.features(raw), driven.features(held)]))
 
 
+@pytest.mark.parametrize("name", ["der", "fdr"])
+def test_stages_learn_from_the_past_samples_of_methods_that_replay_outputs(trained, name):
+    driven, stage = trained(name, "--buffer_size", "30", "--stage2", "lws", n_tasks=3)
+    examples, stored = driven.model.buffer.get_all_data()[:2]
+    features, labels = features_at_hand(driven.model)
+    torch.testing.assert_close(features[-30:], driven.features(examples))
+    assert torch.equal(labels[-30:], stored)
+    stage.fit(driven.model)
+    past = stored[stored < 4].unique()
+    assert len(past) > 1
+    assert (stage.scale[past] != 1).all()
+
+
 def test_anchors_of_hal_are_no_samples_at_hand(trained):
     driven, _ = trained("hal", "--buffer_size", "13", "--stage2", "crt", n_tasks=2)
     labels = features_at_hand(driven.model)[1]
