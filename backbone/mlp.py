@@ -30,6 +30,7 @@ class MLP(ContinualBackbone):
         return x, maps
 
 
+@register_backbone("mnistmlp")
 @register_backbone("mlp")
 def mlp(
     num_classes: int,
@@ -37,5 +38,5 @@ def mlp(
     width: Annotated[int, "units of every hidden layer"] = 100,
     depth: Annotated[int, "number of hidden layers"] = 2,
 ) -> MLP:
-    """MLP with Mammoth's default of two hidden layers of 100."""
+    """MLP with Mammoth's default of two hidden layers of 100, there called mnistmlp."""
     return MLP(num_classes, input_shape, width, depth)

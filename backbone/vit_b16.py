@@ -71,6 +71,7 @@ def _on_grid(positions: Tensor, n_patches: int) -> Tensor:
     return torch.cat([positions[:, :1], grid.flatten(2).transpose(1, 2)], dim=1)
 
 
+@register_backbone("vit")
 @register_backbone("vit-b16")
 def vit_b16(
     num_classes: int,
@@ -81,7 +82,10 @@ def vit_b16(
     depth: Annotated[int, "number of layers"] = 12,
     patch_size: Annotated[int, "pixels of a side of a patch; 16 is the published network, 4 suits 32x32 images"] = 16,
 ) -> VisionTransformer:
-    """ViT-B/16; 86.6 million parameters with 1,000 classes at 224x224. One head for every 64 of the width."""
+    """ViT-B/16; 86.6 million parameters with 1,000 classes at 224x224. One head for every 64 of the width.
+
+    Mammoth's streams call it vit; the weights that Mammoth downloads for it are to be given (--backbone_weights).
+    """
     require_images(input_shape)
     height, width_in_pixels = input_shape[1:]
     if height != width_in_pixels or height % patch_size:

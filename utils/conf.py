@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from utils.errors import UsageError
 from utils.paths import base_path as base_path
+from utils.paths import base_path_dataset as base_path_dataset
 from utils.paths import set_base_path as set_base_path
 
 

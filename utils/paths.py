@@ -10,6 +10,11 @@ def base_path(override: str | None = None) -> str:
     return f"{(override or _base_path).rstrip('/')}/"
 
 
+def base_path_dataset() -> str:
+    """`base_path()`, as streams of Mammoth ask for the folder of data sets."""
+    return base_path()
+
+
 def set_base_path(path: str) -> None:
     """Note the run's `--base_path`."""
     global _base_path

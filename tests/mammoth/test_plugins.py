@@ -215,6 +215,20 @@ def test_stream_of_mammoths_form_decides_what_its_methods_say(launch):
     assert '"classes": ["0", "1"]' in first
 
 
+def test_stream_of_mammoths_form_may_name_a_backbone_as_mammoth_does_and_ask_for_the_folder_of_data(launch, tmp_path):
+    text = (HERE / "datasets" / "handed_over.py").read_text().replace('return "mlp"', 'return "mnistmlp"')
+    text = text.replace('NAME = "handed-over"', 'NAME = "named-over"').replace(
+        "    def get_data_loaders(self):\n",
+        "    def get_data_loaders(self):\n        from utils.conf import base_path, base_path_dataset\n"
+        "        assert base_path_dataset() == base_path()\n",
+    )
+    (tmp_path / "stream.py").write_text(text)
+    run = launch(f"--plugin {tmp_path / 'stream.py'} --model sgd --dataset named-over --lr 0.1 --n_epochs 1")
+    assert run.code == 0
+    assert yaml.safe_load((run.path / "config.yaml").read_text())["backbone"] == "mnistmlp"
+    assert run.summary["parameters"] == 64 * 100 + 100 + 100 * 100 + 100 + 100 * 10 + 10
+
+
 def test_names_of_a_stream_of_mammoths_form_come_with_its_classes():
     import datasets
 
