@@ -12,9 +12,9 @@ import yaml
 from utils.errors import UsageError
 from utils.registry import ROOT, Registry, nearest, normalise
 
-# The parser in C where PyYAML was built with it: a report reads hundreds of configurations.
 # Two ways to say how large a memory is: what gives one of them takes the place of the other.
 MEMORY_SIZES = ("buffer_size", "exemplars_per_class")
+# The parser in C where PyYAML was built with it: a report reads hundreds of configurations.
 YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
