@@ -52,7 +52,7 @@ def execute(args: Namespace, began: float) -> None:
     run = Run.reopen(args.resume) if args.resume else Run.create(args)
     with run.locked():
         if args.resume:
-            run.note_resumption()
+            run.note_resumption(args)
         run.set_status("running")
         try:
             state = train(args, run, began)
@@ -94,6 +94,8 @@ def train(args: Namespace, run: Run, began: float) -> str:
         if args.resume:
             loop.restore()
             if run.has_checkpoint:
+                if args.skip_corrupt:
+                    run.check_split(dataset.describe())
                 position = f"task {loop.task + 1} of {dataset.N_TASKS}, epoch {loop.epoch + 1}, batch {loop.batch + 1}"
                 print(f"going on with {position}\n")
         if not loop.started:

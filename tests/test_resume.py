@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,8 +15,13 @@ from typing import Any
 
 import pytest
 
+from datasets import get_dataset
+from datasets.utils.clips import ClipSource
 from tests.conftest import Finished
+from tests.datasets import trees
+from utils.args import parse_args
 from utils.registry import ROOT
+from utils.stored_runs import StoredRun
 
 RUNS = {
     "magr on movements": "--model magr --dataset uiprmd --buffer_size 10 --n_epochs 12",
@@ -85,6 +92,86 @@ def test_a_signal_to_all_processes_of_a_run_lets_its_readers_finish(tmp_path, id
     assert error.decode().count("stopping after this batch") == 1
     assert start(f"--resume {tmp_path / 'run'}").wait() == 0
     assert identical(Finished(0, tmp_path / "whole"), Finished(0, tmp_path / "run"))
+
+
+# Data that breaks while a run is under way
+
+
+@pytest.fixture
+def begun(launch, tmp_path):
+    """(a run of three tasks that has done one, options of its stream, a middle frame of a sample of the third)."""
+    root = trees.manifest(tmp_path / "videos", 12, 6)
+    words = [
+        "--model",
+        "sgd",
+        *trees.options("aqa-manifest", root),
+        "--n_tasks",
+        "3",
+        "--backbone",
+        "mlp",
+        "--batch_size",
+        "3",
+    ]
+    run = launch("--n_epochs 1 --stop_after 1", *words)
+    assert run.code == 0
+    dataset = get_dataset(parse_args(words))
+    source = dataset.samples.train
+    assert isinstance(source, ClipSource)
+    return run, words, source.clips[dataset.split.train[2][0]].frames[1]
+
+
+def stored(run: Finished) -> tuple[bool, bool]:
+    config = StoredRun(run.path).config
+    return config["skip_corrupt"], config["load_truncated"]
+
+
+@pytest.mark.parametrize(("option", "n_left_out"), [("skip_corrupt", 1), ("load_truncated", 0)])
+def test_a_run_that_met_an_unreadable_frame_goes_on_when_told_how_and_remembers(
+    begun, launch, capsys, option, n_left_out
+):
+    run, _, frame = begun
+    frame.write_bytes(frame.read_bytes()[:-20])
+    assert launch("", resume=run.path).code == 3
+    message = capsys.readouterr().err
+    assert str(frame) in message
+    assert f"--{option} 1" in message
+    assert stored(run) == (False, False)
+    begins = (run.path / "config.yaml").read_text()
+    assert launch(f"--{option} 1 --stop_after 2", resume=run.path).code == 0
+    assert stored(run) == (option == "skip_corrupt", option == "load_truncated")
+    assert launch("", resume=run.path).code == 0
+    assert stored(run) == (option == "skip_corrupt", option == "load_truncated")
+    assert run.summary["skipped_samples"] == n_left_out
+    assert run.status["state"] == "finished"
+    resumed = StoredRun(run.path).environment["resumed"]
+    assert [part.get("turned_on") for part in resumed] == [None, [option], None]
+    before, after = (set(text.splitlines()) for text in (begins, (run.path / "config.yaml").read_text()))
+    assert (before - after, after - before) == (
+        {f"{option}: false  # default"},
+        {f"{option}: true  # turned on by --resume"},
+    )
+
+
+def test_a_resumed_run_turns_on_what_deals_with_unreadable_data_and_changes_nothing_else(begun, launch, capsys):
+    run, _, _ = begun
+    assert launch("--skip_corrupt 0 --load_truncated 1 --stop_after 1", resume=run.path).code == 0
+    assert stored(run) == (False, True)
+    config = (run.path / "config.yaml").read_bytes()
+    capsys.readouterr()
+    for words, name in (("--load_truncated 0", "load_truncated"), ("--skip_corrupt 1 --lr 3", "lr")):
+        assert launch(words, resume=run.path).code == 2
+        message = capsys.readouterr().err
+        assert f"error: --{name}: a resumed run keeps its configuration" in message
+        assert "skip_corrupt, load_truncated be turned on" in message
+    assert (run.path / "config.yaml").read_bytes() == config
+
+
+def test_a_resumed_run_does_not_go_on_with_fewer_samples_than_it_began_with(begun, launch, capsys):
+    run, _, frame = begun
+    shutil.rmtree(frame.parent)
+    assert launch("--skip_corrupt 1", resume=run.path).code == 3
+    message = capsys.readouterr().err
+    assert re.search(r"has \d+ training samples, this run began with \d+\. Restore the files", message)
 
 
 @pytest.mark.slow

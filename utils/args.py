@@ -42,6 +42,8 @@ OPERATIONAL = (
     "tensorboard",
     "clip_cache",
 )
+# Ways to go on though data cannot be read: a resumed run may turn them on, and keeps them. What is computed may change.
+TURNED_ON = ("skip_corrupt", "load_truncated")
 # What two runs may differ in and still be repetitions of one experiment, the seed apart.
 WITHOUT_EFFECT = (*OPERATIONAL, "run_dir", "savecheck", "eval_epochs", "model_config", "config")
 WANDB_MODES = ["online", "offline", "disabled"]
@@ -541,11 +543,15 @@ def _resolve(
         raise SystemExit(0)
     explicit = _parse_all(parser, argv)
     if resumed:
-        changed = sorted(set(vars(explicit)) - set(OPERATIONAL))
+        changed = sorted(
+            name
+            for name, value in vars(explicit).items()
+            if name not in OPERATIONAL and not (name in TURNED_ON and (value or not config.get(name)))
+        )
         if changed:
             raise UsageError(
                 f"--{', --'.join(changed)}: a resumed run keeps its configuration; only {', '.join(OPERATIONAL[1:])} "
-                "may be given"
+                f"may be given, and {', '.join(TURNED_ON)} be turned on"
             )
     args = merge(parser, layers, explicit, chosen)
     if args.data_source == "auto":

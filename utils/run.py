@@ -37,9 +37,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from utils.args import TURNED_ON
 from utils.conf import n_cores
-from utils.config import dump_config
-from utils.errors import StorageError, UsageError
+from utils.config import dump_config, read_yaml
+from utils.errors import DataError, StorageError, UsageError
 from utils.evaluate import Predictions
 from utils.files import append_line, exclusive_lock, write_atomically, write_text
 from utils.registry import ROOT
@@ -119,12 +120,40 @@ class Run:
                 leftover.unlink()
             yield
 
-    def note_resumption(self) -> None:
-        """Add to environment.json what is different now from where the run began."""
+    def note_resumption(self, args: Namespace) -> None:
+        """Add to environment.json what is different now from where the run began.
+
+        What was turned on is noted there, as `turned_on`, and in config.yaml, so that it stays on.
+        """
         known = read_json(self.path / "environment.json")
         differs = {name: value for name, value in environment().items() if known.get(name) != value}
+        stored = read_yaml(self.path / "config.yaml")
+        turned_on = [name for name in TURNED_ON if getattr(args, name, False) and not stored.get(name)]
+        if turned_on:
+            differs["turned_on"] = turned_on
         known["resumed"] = [*known.get("resumed", []), differs]
         write_text(self.path / "environment.json", _json(known))
+        if turned_on:
+            text = (self.path / "config.yaml").read_text(encoding="utf-8")
+            kept = [line for line in text.splitlines() if line.partition(":")[0] not in turned_on]
+            lines = [*kept, *(f"{name}: true  # turned on by --resume" for name in turned_on)]
+            write_text(self.path / "config.yaml", "\n".join(lines) + "\n")
+
+    def check_split(self, tasks: Sequence[dict[str, Any]]) -> None:
+        """Make sure that the tasks have as many samples as when the run began: memories know samples by their place.
+
+        Raises:
+            DataError: one has not; it is named.
+        """
+        with (self.path / "metrics.jsonl").open(encoding="utf-8") as file:
+            known = next(record["tasks"] for record in map(json.loads, file) if record["event"] == "split")
+        for then, now in zip(known, tasks, strict=True):
+            for part in ("train", "test"):
+                if then[part] != now[part]:
+                    raise DataError(
+                        f"{now['task']} has {now[part]} {part}ing samples, this run began with {then[part]}. Restore "
+                        "the files that are missing, or start the run anew"
+                    )
 
     def record(self, **values: Any) -> None:
         """Append one object to metrics.jsonl. Values that do not repeat (times) do not belong there."""

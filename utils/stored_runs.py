@@ -74,6 +74,11 @@ class StoredRun:
     def environment(self) -> dict[str, Any]:
         return self._json("environment.json")
 
+    @property
+    def turned_on(self) -> set[str]:
+        """Options that resumptions turned on."""
+        return {name for part in self.environment.get("resumed", []) for name in part.get("turned_on", [])}
+
     @cached_property
     def records(self) -> list[dict[str, Any]]:
         """The objects of metrics.jsonl; a last line that a crash cut is left out."""

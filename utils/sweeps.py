@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.args import OPERATIONAL, WITHOUT_EFFECT
+from utils.args import OPERATIONAL, TURNED_ON, WITHOUT_EFFECT
 from utils.config import as_dict
 from utils.errors import UsageError
 from utils.stored_runs import STATES, StoredRun
@@ -106,7 +106,13 @@ def check_folders(lines: Sequence[Line], resolved: Sequence[Namespace]) -> None:
     for line, args in zip(lines, resolved, strict=True):
         stored = line.run.config if line.state != "never started" else {}
         asked = {name: value for name, value in as_dict(args).items() if name not in WITHOUT_EFFECT and name in stored}
-        differs = [f"{name} {stored[name]} (now {value})" for name, value in asked.items() if stored[name] != value]
+        # A resumed run may turn these on; one that ended without them had nothing to leave out.
+        later = {name for name in TURNED_ON if asked.get(name)} | line.run.turned_on
+        differs = [
+            f"{name} {stored[name]} (now {value})"
+            for name, value in asked.items()
+            if stored[name] != value and name not in later
+        ]
         if differs:
             raise UsageError(
                 f"line {line.number}: {line.run_dir} holds a run with other settings: {', '.join(differs)}. Name "
@@ -157,7 +163,7 @@ def operational(words: Sequence[str]) -> list[str]:
     for word in words:
         if word.startswith("--"):
             name = word[2:].partition("=")[0].replace("-", "_")
-            keep = name in OPERATIONAL and name != "resume"
+            keep = name in (*OPERATIONAL, *TURNED_ON) and name != "resume"
         if keep:
             kept.append(word)
     return kept

@@ -16,7 +16,16 @@ from utils.config import as_dict, dump_config
 from utils.errors import UsageError
 from utils.run import Run
 from utils.stored_runs import StoredRun
-from utils.sweeps import Line, as_ranges, chosen, describe_estimate, estimate_seconds, operational, read_list
+from utils.sweeps import (
+    Line,
+    as_ranges,
+    check_folders,
+    chosen,
+    describe_estimate,
+    estimate_seconds,
+    operational,
+    read_list,
+)
 
 SGD = "python main.py --model sgd --dataset uiprmd"
 
@@ -204,6 +213,29 @@ def test_line_without_a_run_is_started_and_one_with_a_run_goes_on(make_list, tmp
     assert line.to_start() == ["--resume", str(folder), "--data_root", "/new"]
     resumed = parse_args(line.to_start())
     assert (resumed.seed, resumed.data_root) == (3, "/new")
+
+
+def test_a_line_goes_on_with_its_run_whether_it_or_a_resumption_says_to_skip_what_is_unreadable(make_list, tmp_path):
+    def check(words: str) -> Line:
+        (line,) = make_list(f"{SGD} {words} --run_dir {folder}")
+        check_folders([line], [parse_args(line.words)])
+        return line
+
+    folder = tmp_path / "run"
+    store(folder, "--model sgd --dataset uiprmd", "failed")
+    resume = check("--skip_corrupt 1").to_start()
+    assert resume == ["--resume", str(folder), "--skip_corrupt", "1"]
+    check("")
+    Run(folder).note_resumption(parse_args(resume))
+    check("--skip_corrupt 1")
+    args = parse_args(check("").to_start())
+    assert args.skip_corrupt is True
+    assert args.sources["skip_corrupt"] == str(folder / "config.yaml")
+    # One that began with it is another run.
+    folder = tmp_path / "other"
+    store(folder, "--model sgd --dataset uiprmd --skip_corrupt 1", "failed")
+    with pytest.raises(UsageError, match=r"skip_corrupt True \(now False\)"):
+        check("")
 
 
 @pytest.mark.parametrize("state", ["interrupted", "failed", "running"])
