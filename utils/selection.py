@@ -16,6 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from utils.conf import randomness_apart
+
 
 @dataclass
 class Request:
@@ -158,7 +160,9 @@ def kmeans(features: Tensor, m: int) -> Tensor:
     Returns:
         (min(m, n),) distinct indices. If fewer than m samples differ, the first of the others fill the places left.
     """
-    from sklearn.cluster import KMeans
+    # The import may draw from the global generators, and does so once in a process.
+    with randomness_apart(0):
+        from sklearn.cluster import KMeans
     from threadpoolctl import threadpool_limits
 
     points = features.detach().cpu().double().numpy()

@@ -39,7 +39,7 @@ from datasets.utils.training_labels import (
     symmetric_noise,
     tasks_by_given_label,
 )
-from utils.conf import derive_seed, get_device
+from utils.conf import derive_seed, get_device, randomness_apart
 from utils.errors import UsageError
 from utils.fitting import check_fitting, evaluated_on
 from utils.unused_options import check_unused
@@ -370,7 +370,9 @@ class ContinualDataset:
     @property
     def samples(self) -> Samples:
         if self._samples is None:
-            self._samples = self.load_samples()
+            # What reading imports may draw from the global generators, and does so once in a process.
+            with randomness_apart(self._seed_of("samples")):
+                self._samples = self.load_samples()
             for problem in self._samples.problems:
                 self.report_skipped(problem)
         return self._samples

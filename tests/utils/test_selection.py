@@ -1,6 +1,8 @@
 """Which samples a memory keeps: slots of the online strategies, indices of the exemplar selections."""
 
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from torch import Tensor
 
 from datasets.utils.scenarios import grade_incremental_official
 from utils.buffer import Buffer
+from utils.registry import ROOT
 from utils.selection import (
     NEED_FEATURES,
     SELECTIONS,
@@ -404,3 +407,13 @@ def test_a_selection_by_features_insists_on_them_and_an_unknown_one_is_refused()
             select(strategy, None, torch.zeros(3), 2, torch.Generator())
     with pytest.raises(ValueError, match="ordered-uniform, random"):
         select("best", None, torch.zeros(3), 2, torch.Generator())
+
+
+@pytest.mark.parametrize("use", ["kmeans(torch.rand(8, 2), 2)", "get_dataset(args).samples"])
+def test_what_is_imported_on_demand_takes_nothing_from_the_generators_of_a_run(use):
+    code = (
+        "import random, torch; from datasets import get_dataset; from utils.args import parse_args\n"
+        "from utils.selection import kmeans; args = parse_args(['--model', 'sgd', '--dataset', 'seq-digits'])\n"
+        f"state = random.getstate(); {use}; assert random.getstate() == state"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
