@@ -79,7 +79,8 @@ def predict(
         encodings = encodings_of(model)
     seed = derive_seed(getattr(dataset.args, "seed", 0), "evaluate", dataset.current_task, task)
     loader = dataset.test_loader(task)
-    told = (min(task, dataset.current_task),) if model.takes_task() else ()
+    # A network alone may be asked too.
+    told = (min(task, dataset.current_task),) if getattr(model, "takes_task", bool)() else ()
     # A model that samples at test time must not take from the generators of training.
     with evaluation_mode(model), randomness_apart(seed):
         for inputs, labels, *_ in loader:
@@ -138,7 +139,7 @@ def evaluate(model: ContinualModel, dataset: ContinualDataset, last: bool = Fals
         raise UsageError(f"evaluate: it gives accuracies of classes, and {dataset.NAME} has scores")
     n_seen = dataset.get_offsets(dataset.current_task)[1]
     parts = [predict(model, dataset, task) for task in (dataset.seen_tasks[-1:] if last else dataset.seen_tasks)]
-    known = model.needs_task() and dataset.SETTING not in SHARED_SETTINGS
+    known = getattr(model, "needs_task", bool)() and dataset.SETTING not in SHARED_SETTINGS
     class_il = [math.nan if known else metrics.accuracy(part.class_il(n_seen), part.truth) for part in parts]
     return class_il, [metrics.accuracy(part.task_il(), part.truth) for part in parts]
 
