@@ -29,9 +29,13 @@ class SequentialCIFAR100LT(SequentialCIFAR100):
     N_CLASSES_PER_TASK = [50, 10, 10, 10, 10, 10]  # type: ignore[assignment]
     MEAN, STD = (0.5071, 0.4866, 0.4409), (0.2009, 0.1984, 0.2023)
     OPTION_DEFAULTS = {
-        **{"imb_factor": 0.01, "base_classes": 50, "n_tasks": 5},
+        "imb_factor": 0.01,
+        "base_classes": 50,
+        "n_tasks": 5,
         # The second stage of the same paper.
-        **{"stage2_epochs": 30, "stage2_lr": 0.1, "stage2_last_head": True},
+        "stage2_epochs": 30,
+        "stage2_lr": 0.1,
+        "stage2_last_head": True,
     }
 
     @staticmethod
