@@ -14,7 +14,7 @@ from utils import metrics
 from utils.callbacks import Callback
 from utils.checkpoints import evaluation_mode
 from utils.conf import derive_seed, randomness_apart
-from utils.evaluate import mask_classes
+from utils.evaluate import mask_classes, told_task
 from utils.fitting import improves
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def measure_validation(model: ContinualModel, dataset: ContinualDataset, metric:
     loaders = dataset.validation_loaders
     with evaluation_mode(model), randomness_apart(seed):
         for task, loader in zip(dataset.seen_tasks[-len(loaders) :], loaders, strict=True):
-            told = (min(task, dataset.current_task),) if model.takes_task() else ()
+            told = told_task(model, dataset, task)
             for inputs, targets in loader:
                 outputs.append(_chosen(model, inputs) if asks else model(inputs, *told).float())
                 if metric == "accuracy" and model.needs_task():

@@ -58,6 +58,15 @@ class Predictions:
         return self.chosen["task_il"] if self.chosen else first + self.outputs[:, first:end].argmax(1)
 
 
+def told_task(model: ContinualModel, dataset: ContinualDataset, task: int) -> tuple[int, ...]:
+    """What a model is given beside the samples of a task: its number, if `forward` takes it, else nothing.
+
+    After joint training, which was one task, it is the first.
+    """
+    # A network alone, which is no method, may be asked too.
+    return (min(task, dataset.current_task),) if getattr(model, "takes_task", bool)() else ()
+
+
 @torch.no_grad()
 def predict(
     model: ContinualModel, dataset: ContinualDataset, task: int, encodings: Encodings | None = None
@@ -79,8 +88,7 @@ def predict(
         encodings = encodings_of(model)
     seed = derive_seed(getattr(dataset.args, "seed", 0), "evaluate", dataset.current_task, task)
     loader = dataset.test_loader(task)
-    # A network alone may be asked too.
-    told = (min(task, dataset.current_task),) if getattr(model, "takes_task", bool)() else ()
+    told = told_task(model, dataset, task)
     # A model that samples at test time must not take from the generators of training.
     with evaluation_mode(model), randomness_apart(seed):
         for inputs, labels, *_ in loader:
