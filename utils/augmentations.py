@@ -50,11 +50,16 @@ def apply_transform(x: Tensor, transform: Callable[[Any], Any] | None, autosquee
         return x
     batch = x.unsqueeze(0) if autosqueeze and x.ndim == 3 else x
     if type(transform).__module__.startswith("torchvision."):
-        done = torch.stack([torch.as_tensor(transform(_as_wanted(sample, transform))) for sample in batch.cpu()])
-        done = done.to(x.device)
+        done = sample_by_sample(batch, transform)
     else:
         done = transform(batch)
     return done[0] if batch is not x else done
+
+
+def sample_by_sample(batch: Tensor, transform: Callable[[Any], Any]) -> Tensor:
+    """What a transform of single samples makes of each sample of a batch (B, ...)."""
+    done = torch.stack([torch.as_tensor(transform(_as_wanted(sample, transform))) for sample in batch.cpu()])
+    return done.to(batch.device)
 
 
 def _as_wanted(sample: Tensor, transform: Any) -> Any:

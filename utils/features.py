@@ -31,7 +31,7 @@ def extract_features(
     """
     features, targets = [torch.empty(0, net.feature_dim, device=device)], [torch.as_tensor(data.targets)[:0].to(device)]
     for part in positions.split(batch_size):
-        raw, found, _, _ = data[part.tolist()]
+        raw, found, *_ = data[part.tolist()]
         if len(raw):
             features.append(net(transform(raw.to(device)), returnt="features"))
             targets.append(found.to(device))

@@ -24,6 +24,8 @@ Batch = tuple[Tensor, ...]
 class TaskData(Dataset):
     """The samples of one task, raw. Indexed by a list of positions, it reads them as one batch.
 
+    A data set that makes the inputs itself gives them as a fifth value; no transform is applied then.
+
     Attributes:
         source: where the samples are.
         indices: (n,) positions in the source.
@@ -201,14 +203,17 @@ class StreamLoader:
         return torch.randperm(n, generator=named_generator(seed, *names, pass_number))
 
     def _batches(self, batches: list[Tensor], start: int) -> Iterator[tuple[int, Batch]]:
-        for number, (raw, targets, positions, problems) in enumerate(self._read(batches), start):
+        for number, (raw, targets, positions, problems, *made) in enumerate(self._read(batches), start):
             for problem in problems:
                 self.on_problem(problem)
             if not len(raw):
                 continue
             raw = raw.to(self.device, non_blocking=True)
             targets = targets.to(self.device, non_blocking=True)
-            inputs = (self.dataset.transform or self.transform)(raw)
+            if made:
+                inputs = made[0].to(self.device, non_blocking=True)
+            else:
+                inputs = (self.dataset.transform or self.transform)(raw)
             self.positions = positions
             extras = [values[positions].to(self.device, non_blocking=True) for values in self.dataset.fields.values()]
             yield number, ((inputs, targets, raw, *extras) if self.training else (inputs, targets))

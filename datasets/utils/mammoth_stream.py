@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import functools
 from argparse import Namespace
-from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from datasets.utils.augment import Denormalize, Operation, ToFloat, Transform
+from datasets.utils.augment import ToFloat, Transform
 from datasets.utils.class_dataset import ClassDataset
 from datasets.utils.continual_dataset import ContinualDataset, Samples
+from datasets.utils.mammoth_domains import MammothDomains
 from datasets.utils.open_data import as_raw
 from datasets.utils.sources import TensorSource
+from datasets.utils.written_stream import Written, overrides
 from utils.augmentations import steps_of
 from utils.conf import derive_seed
 from utils.errors import DataError, UsageError
@@ -30,21 +31,13 @@ DEFAULTS = {
 Stream = TypeVar("Stream", bound=ContinualDataset)
 
 
-class MammothStream(ClassDataset):
+class MammothStream(Written, ClassDataset):
     """Takes the data sets of another stream whole, cuts the tasks from them, and leaves transforms to that stream.
 
     Transforms of torchvision go sample by sample, on images of Pillow, and draw from torch's global generator.
-
-    Attributes:
-        written: the stream as its author wrote it.
     """
 
-    written_class: type[ContinualDataset]
-
     def __init__(self, args: Namespace) -> None:
-        # Written streams look whether they have noted names already.
-        unnamed = {} if _overrides(self.written_class, "class_names") else {"class_names": None}
-        self.written: Any = type(self.written_class.__name__, (self.written_class,), unnamed)(args)
         super().__init__(args)
         sizes = type(self).N_CLASSES_PER_TASK
         fits = isinstance(sizes, list | tuple) and len(sizes) == len(self.classes_per_task)
@@ -78,24 +71,8 @@ class MammothStream(ClassDataset):
             test=TensorSource(torch.cat([raw for raw, _ in test])),
             train_targets=np.concatenate([targets for _, targets in train]),
             test_targets=np.concatenate([targets for _, targets in test]),
-            names=[str(name) for name in self.written.get_class_names()]
-            if _overrides(self.written_class, "get_class_names")
-            else [],
+            names=self.written_names,
         )
-
-    def get_loss(self) -> Callable[..., Tensor]:
-        return self.written.get_loss() if _overrides(self.written_class, "get_loss") else super().get_loss()
-
-    def get_scheduler(self, model: Any, args: Namespace) -> Any:
-        if _overrides(self.written_class, "get_scheduler"):
-            return self.written.get_scheduler(model, args)
-        return super().get_scheduler(model, args)
-
-    def denormalization(self) -> Sequence[Operation]:
-        if not _overrides(self.written_class, "get_denormalization_transform"):
-            return ()
-        inverse = self.written.get_denormalization_transform()
-        return (Denormalize(inverse.mean, inverse.std),) if inverse is not None else ()
 
     def _apply(self, part: str, batch: Tensor, generator: torch.Generator) -> Tensor:
         samples, transform = self.samples, self._transforms[part]
@@ -130,37 +107,37 @@ def _arrays(data: Any, stream: str) -> tuple[Tensor, np.ndarray]:
         raise DataError(f"{stream}: {error}") from error
 
 
-def _overrides(cls: type[ContinualDataset], name: str) -> bool:
-    return getattr(cls, name, None) is not getattr(ContinualDataset, name, None)
-
-
 @functools.cache
 def taken_over(cls: type[Stream]) -> type[ContinualDataset]:
-    """The stream itself, or if it is written for Mammoth a `MammothStream` that stands for it.
+    """The stream itself, or if it is written for Mammoth a `MammothStream` or `MammothDomains` that stands for it.
 
     Raises:
-        UsageError: its tasks are not made of classes of their own.
+        UsageError: it has no tasks.
     """
-    if not _overrides(cls, "get_data_loaders"):
+    if not overrides(cls, "get_data_loaders"):
         return cls
-    setting = cls.SETTING
-    if setting not in ("class-il", "task-il"):
+    setting, sizes = cls.SETTING, cls.N_CLASSES_PER_TASK
+    if setting not in ("class-il", "task-il", "domain-il"):
         raise UsageError(
-            f"{cls.NAME}: streams of Mammoth's form are taken over where every task has classes of its own (class-il, "
-            f"task-il); for {setting} derive from a base class in datasets/utils"
+            f"{cls.NAME}: streams of Mammoth's form are taken over where they have tasks (class-il, task-il, "
+            f"domain-il); for {setting} derive from a base class in datasets/utils"
         )
-    sizes = cls.N_CLASSES_PER_TASK
-    n_classes = sum(sizes) if isinstance(sizes, list | tuple) else sizes * cls.N_TASKS
+    if setting == "domain-il":
+        base: type[Written] = MammothDomains
+        n_classes = max(sizes) if isinstance(sizes, list | tuple) else sizes
+    else:
+        base = MammothStream
+        n_classes = sum(sizes) if isinstance(sizes, list | tuple) else sizes * cls.N_TASKS
     own = {"written_class": cls, "N_CLASSES": getattr(cls, "N_CLASSES", n_classes), "OPTION_DEFAULTS": _defaults(cls)}
     same = {name: getattr(cls, name) for name in ("NAME", "SETTING", "N_TASKS", "N_CLASSES_PER_TASK")}
-    return type(cls.__name__, (MammothStream,), {**own, **same, "__module__": cls.__module__, "__doc__": cls.__doc__})
+    return type(cls.__name__, (base,), {**own, **same, "__module__": cls.__module__, "__doc__": cls.__doc__})
 
 
 def _defaults(cls: type[ContinualDataset]) -> dict[str, Any]:
     """Values of options that the stream decides by its methods."""
     stream = cls.__new__(cls)
     stream.args = Namespace(**dict.fromkeys(DEFAULTS))
-    values = {option: getattr(stream, name)() for option, name in DEFAULTS.items() if _overrides(cls, name)}
+    values = {option: getattr(stream, name)() for option, name in DEFAULTS.items() if overrides(cls, name)}
     if "backbone" in values and not isinstance(values["backbone"], str):
         values["backbone"] = _register_network(cls)
     return {option: value for option, value in values.items() if value is not None}

@@ -129,19 +129,28 @@ class OpenData(TaskData):
         if np.ndim(positions) == 0:
             return self._sample(int(positions))
         positions = np.asarray(positions)
-        raw, kept, problems = self.source.read(self.indices[positions])
+        raw, kept, problems, *made = self._read(positions)
         positions = torch.from_numpy(positions[kept])
-        return self.not_aug_transform(raw), torch.from_numpy(self.targets)[positions], positions, problems
+        return self.not_aug_transform(raw), torch.from_numpy(self.targets)[positions], positions, problems, *made
+
+    def _read(self, positions: np.ndarray) -> tuple[Any, ...]:
+        """What the source reads; after it the inputs, where the source makes them and no transform was assigned."""
+        indices, both = self.indices[positions], getattr(self.source, "both", None)
+        if both is None or self.transform_was_set:
+            return self.source.read(indices)
+        inputs, raw = both(indices)
+        return raw, list(range(len(raw))), [], inputs
 
     def _sample(self, position: int) -> tuple[Any, ...]:
         if not -len(self) <= position < len(self):
             raise IndexError(f"sample {position} of {len(self)}")
-        raw, _, problems = self.source.read(self.indices[[position]])
+        raw, _, problems, *made = self._read(np.asarray([position % len(self)]))
         if problems:
             raise ValueError(problems[0])
         plain = self.not_aug_transform(raw)
+        inputs = made[0] if made else self.transform(plain)
         label = torch.from_numpy(self.targets)[position]
-        return self.transform(plain)[0], label, plain[0], *(values[position] for values in self.fields.values())
+        return inputs[0], label, plain[0], *(values[position] for values in self.fields.values())
 
     def state(self) -> dict[str, Any]:
         """What a method has added or replaced, for a checkpoint."""

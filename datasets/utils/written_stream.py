@@ -1,0 +1,53 @@
+"""What a stream written for Mammoth decides itself, whatever its tasks are cut from."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from datasets.utils.augment import Denormalize, Operation
+from datasets.utils.continual_dataset import ContinualDataset
+
+
+class Written(ContinualDataset):
+    """Leaves to a stream written for Mammoth what that stream decides; goes before a base of this project's streams.
+
+    Attributes:
+        written: the stream as its author wrote it.
+    """
+
+    written_class: type[ContinualDataset]
+
+    def __init__(self, args: Namespace) -> None:
+        # Written streams look whether they have noted names already.
+        unnamed = {} if overrides(self.written_class, "class_names") else {"class_names": None}
+        self.written: Any = type(self.written_class.__name__, (self.written_class,), unnamed)(args)
+        super().__init__(args)
+
+    @property
+    def written_names(self) -> list[str]:
+        """Names of the classes, in the order of their labels; none if the stream has none."""
+        given = self.written.get_class_names() if overrides(self.written_class, "get_class_names") else []
+        return [str(name) for name in given]
+
+    def get_loss(self) -> Callable[..., Tensor]:
+        return self.written.get_loss() if overrides(self.written_class, "get_loss") else super().get_loss()
+
+    def get_scheduler(self, model: Any, args: Namespace) -> Any:
+        if overrides(self.written_class, "get_scheduler"):
+            return self.written.get_scheduler(model, args)
+        return super().get_scheduler(model, args)
+
+    def denormalization(self) -> Sequence[Operation]:
+        if not overrides(self.written_class, "get_denormalization_transform"):
+            return ()
+        inverse = self.written.get_denormalization_transform()
+        return (Denormalize(inverse.mean, inverse.std),) if inverse is not None else ()
+
+
+def overrides(cls: type[ContinualDataset], name: str) -> bool:
+    """Whether a stream has a method or a property of its own in place of the base's."""
+    return getattr(cls, name, None) is not getattr(ContinualDataset, name, None)

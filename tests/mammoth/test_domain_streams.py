@@ -1,0 +1,162 @@
+"""Streams in Mammoth's form whose tasks share all classes take each sample as their data sets give it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import datasets
+from datasets.transforms.permutation import FixedPermutation, Permutation
+from datasets.transforms.rotation import FixedRotation, IncrementalRotation, Rotation
+from main import main
+from utils.args import parse_args
+from utils.torchvision_import import import_torchvision
+
+HERE = Path(__file__).parent
+STREAM = HERE / "datasets" / "permuted_digits.py"
+LINE = f"--plugin {STREAM} --dataset permuted-digits --lr 0.1"
+
+
+def stream(*words: str, path: Path = STREAM):
+    line = ["--plugin", str(path), "--dataset", "permuted-digits", "--lr", "0.1", "--model", "sgd", *words]
+    return datasets.get_dataset(parse_args(line))
+
+
+def test_memory_that_replays_domains_forgets_less_than_fine_tuning(launch):
+    replaying, plain = launch(f"{LINE} --model er --buffer_size 200"), launch(f"{LINE} --model sgd")
+    assert replaying.code == plain.code == 0
+    assert replaying.summary["class_il_mean"] > plain.summary["class_il_mean"] + 20
+
+
+def test_tasks_are_the_same_images_each_in_an_order_of_its_own():
+    opened = stream()
+    loaders = [opened.get_data_loaders()[0] for _ in range(4)]
+    raws = [next(loader.iterate())[1][2] for loader in loaders]
+    firsts = [loader.dataset[[0]][0][0] for loader in loaders]
+    assert all(raw.shape == (32, 1, 8, 8) and raw.dtype == torch.float32 for raw in raws)
+    for other in firsts[1:]:
+        assert not torch.equal(other, firsts[0])
+        assert torch.equal(other.flatten().sort()[0], firsts[0].flatten().sort()[0])
+
+
+def test_inputs_of_training_are_augmented_and_those_of_testing_are_what_the_data_set_gives():
+    opened = stream()
+    train, test = opened.get_data_loaders()
+    inputs, _, raw = next(iter(train))
+    # A padded crop keeps, of an order of pixels, not even the values.
+    moved = (inputs.flatten(1).sort()[0] != raw.flatten(1).sort()[0]).any(1)
+    assert moved.float().mean() > 0.3
+    images, labels = next(iter(test))
+    part = opened.samples.test.parts[0]
+    assert labels.tolist() == part.targets[:32].tolist()
+    assert torch.equal(images, torch.stack([part[i][0] for i in range(32)]))
+    again, _ = next(iter(opened.test_loader(0)))
+    assert torch.equal(images, again)
+
+
+def test_orders_follow_from_the_seed():
+    first, same, other = (stream("--seed", seed).samples.train.read(np.arange(3))[0] for seed in "001")
+    assert torch.equal(first, same)
+    assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("model", ["er --buffer_size 20", "gem --buffer_size 20", "si"])
+def test_run_repeats_and_resumes_to_the_same_bits(launch, identical, stop_after, model):
+    words = f"{LINE} --model {model} --max_samples_per_class 8 --n_epochs 2 --n_tasks 3 --batch_size 8"
+    straight = launch(words)
+    assert straight.code == 0
+    assert identical(straight, launch(words))
+    observed = stop_after(27)
+    stopped = launch(words)
+    assert observed() == 27
+    assert identical(straight, launch("", resume=stopped.path))
+
+
+def test_method_of_mammoths_form_sees_the_inputs_that_the_data_set_makes(launch, tmp_path):
+    body = (
+        "        data = self.dataset.train_loader.dataset\n"
+        "        assert data.data.shape[1:] == (1, 8, 8) and not_aug_inputs.is_floating_point()\n"
+        "        self.seen = getattr(self, 'seen', 0.0) + float((inputs != not_aug_inputs).float().mean())\n"
+        "        self.opt.zero_grad(); loss = self.loss(self.net(inputs), labels); loss.backward(); self.opt.step()\n"
+        "        assert self.seen > 0.1\n"
+        "        return loss.item()\n"
+    )
+    (tmp_path / "own.py").write_text(
+        "from models.utils.continual_model import ContinualModel\n\n"
+        "class Own(ContinualModel):\n    NAME = 'own'\n    COMPATIBILITY = ['domain-il']\n\n"
+        "    def __init__(self, backbone, loss, args, transform, dataset=None):\n"
+        "        super().__init__(backbone, loss, args, transform, dataset)\n\n"
+        f"    def observe(self, inputs, labels, not_aug_inputs, epoch=None):\n{body}"
+    )
+    assert launch(f"{LINE} --plugin {tmp_path / 'own.py'} --model own --n_tasks 2 --n_epochs 1").code == 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--model er --buffer_size 20 --joint True",
+        "--model sgd --validation 20",
+        "--model sgd --label_noise symmetric --noise_rate 0.2",
+        "--model er --buffer_size 20 --imb_factor 0.5 --cls_loss balanced-softmax",
+        "--model der --buffer_size 20 --stage2 crt",
+        "--model sgd --num_workers 2",
+        "--model sgd --task_order descending",
+    ],
+)
+def test_options_of_streams_hold(launch, words):
+    run = launch(f"{LINE} {words} --max_samples_per_class 6 --n_epochs 1 --n_tasks 2 --batch_size 8")
+    assert run.code == 0
+    assert len(run.summary["class_il"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "words", "code", "message"),
+    [
+        ({}, "--n_tasks 5", 2, "--n_tasks 5: permuted-digits has 4 tasks"),
+        ({"N_CLASSES_PER_TASK = 10": "N_CLASSES_PER_TASK = 9"}, "", 3, "label 9, but there are 9 classes"),
+        ({"train = Permuted(": "train = Plain("}, "", 3, "gives 2 values of a training sample, without the third"),
+        ({"return len(self.targets)": "return 5"}, "", 3, "no target for each sample"),
+        ({'SETTING = "domain-il"': 'SETTING = "general-continual"'}, "", 2, "for general-continual derive from"),
+    ],
+)
+def test_what_does_not_fit_is_refused(tmp_path, capsys, changes, words, code, message):
+    text = STREAM.read_text()
+    for old, new in changes.items():
+        assert old in text
+        text = text.replace(old, new)
+    (tmp_path / "own.py").write_text(text)
+    line = f"--plugin {tmp_path / 'own.py'} --dataset permuted-digits --lr 0.1 --model sgd {words}"
+    assert main([*line.split(), "--run_dir", str(tmp_path / "run")]) == code
+    assert message in capsys.readouterr().err
+
+
+# Changes by their names in Mammoth
+
+
+def test_permutation_is_drawn_once_and_a_fixed_one_by_its_seed():
+    image = torch.arange(12.0).view(1, 3, 4)
+    permute = Permutation()
+    assert torch.equal(permute(image), permute(image))
+    assert torch.equal(permute(image).flatten().sort()[0], image.flatten())
+    assert torch.equal(FixedPermutation(3)(image), FixedPermutation(3)(image))
+    assert not torch.equal(FixedPermutation(3)(image), FixedPermutation(4)(image))
+
+
+def test_rotations_turn_by_the_angle_they_name():
+    rotate = import_torchvision("transforms.functional").rotate
+    image = torch.rand(1, 6, 6)
+    drawn = [Rotation(10, 20) for _ in range(20)]
+    assert all(10 <= change.degrees <= 20 for change in drawn)
+    assert torch.equal(drawn[0](image), rotate(image, drawn[0].degrees))
+    assert FixedRotation(1).degrees == FixedRotation(1).degrees != FixedRotation(2).degrees
+    assert torch.equal(FixedRotation(0, 90, 90)(image), image.rot90(1, (1, 2)))
+
+
+def test_incremental_rotation_goes_on_with_every_image():
+    image, turning = torch.rand(1, 6, 6), IncrementalRotation(0, 90)
+    assert [torch.equal(turning(image), image.rot90(turns, (1, 2))) for turns in (0, 1, 2, 3, 0)] == [True] * 5
+    turning.set_iteration(2)
+    assert torch.equal(turning(image), image.rot90(2, (1, 2)))
