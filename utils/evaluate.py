@@ -178,10 +178,10 @@ def class_figures(
 
     Returns:
         class_il, task_il: one per task; class_il_mean, task_il_mean: over tasks. Where there is class_il, over classes,
-        whatever their task: acc_bal, mean accuracy; acc_worst, lowest accuracy; macro_f1. Where the training data has a
-        long tail as well, acc_many, acc_med and acc_few: mean accuracy of the classes with more than 100, 20 to 100,
-        and fewer than 20 training samples; acc_gap: acc_many less acc_few, in points; acc_per_class: by number of the
-        class, in order of arrival.
+        whatever their task: acc_all, accuracy over all samples; acc_bal, mean over classes; acc_worst, lowest accuracy;
+        macro_f1. Where the training data has a long tail as well, acc_many, acc_med and acc_few: mean accuracy of the
+        classes with more than 100, 20 to 100, and fewer than 20 training samples; acc_gap: acc_many less acc_few, in
+        points; acc_per_class: by number of the class, in order of arrival.
     """
     figures: dict[str, Any] = {}
     for name in accuracies:
@@ -196,6 +196,7 @@ def _figures_by_class(predictions: list[Predictions], n_seen_classes: int) -> di
     truth = np.concatenate([part.truth for part in predictions])
     recall = metrics.recalls(predicted, truth, n_seen_classes)
     figures: dict[str, Any] = {
+        "acc_all": metrics.accuracy(predicted, truth),
         "acc_bal": metrics.nan_mean(recall),
         "acc_worst": float(np.nanmin(recall)),
         "macro_f1": metrics.macro_f1(predicted, truth),

@@ -92,12 +92,19 @@ class Results:
         return np.asarray(self.matrices.get(name or self.main, []), dtype=np.float64).reshape(-1, self.n_tasks)
 
     def summary(self) -> dict[str, Any]:
-        """The figures after the last session, and forgetting and transfer over all; NaN where undefined."""
+        """The figures after the last session, and forgetting and transfer over all; NaN where undefined.
+
+        acc_incremental is the average incremental accuracy of iCaRL (Rebuffi et al., CVPR 2017) and of most papers
+        after it: the mean over sessions of the accuracy on all test samples of the classes seen by then.
+        """
         figures = dict(self.sessions[-1]) if self.sessions else {}
         for name in self.matrices:
             matrix = self.matrix(name)
             figures[f"{name}_forgetting"] = metrics.forgetting(matrix)
             figures[f"{name}_bwt"] = metrics.backward_transfer(matrix)
+        # Sessions of a run that an older version began may lack it.
+        if self.sessions and all("acc_all" in session for session in self.sessions):
+            figures["acc_incremental"] = metrics.nan_mean([session["acc_all"] for session in self.sessions])
         figures |= transfer_figures(self.sessions, self.dataset)
         if self.is_score:
             figures["srcc_fwt"] = metrics.forward_transfer(self.matrix(), self.untrained)

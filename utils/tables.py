@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 HEADLINES = {
     "class_il_mean": "class-IL accuracy, mean over tasks [%]",
     "task_il_mean": "task-IL accuracy, mean over tasks [%]",
+    "acc_all": "class-IL accuracy, all samples [%]",
+    "acc_incremental": "average incremental accuracy: of all samples, mean over sessions [%]",
     "acc_bal": "class-IL accuracy, mean over classes [%]",
     "acc_many": "class-IL accuracy, classes of more than 100 training samples [%]",
     "acc_med": "class-IL accuracy, classes of 20 to 100 training samples [%]",

@@ -1,5 +1,6 @@
 """Figures over classes, against scikit-learn and by hand."""
 
+import json
 import math
 
 import numpy as np
@@ -44,6 +45,7 @@ def figures(counts):
 
 def test_session_figures_are_over_classes_whatever_their_task():
     found = figures(np.array([300, 50, 5, 5]))
+    assert found["acc_all"] == pytest.approx(60)
     assert found["acc_bal"] == pytest.approx(50)
     assert found["acc_worst"] == 0
     assert (found["acc_many"], found["acc_med"], found["acc_few"], found["acc_gap"]) == (100, 0, 50, 50)
@@ -55,4 +57,14 @@ def test_session_figures_are_over_classes_whatever_their_task():
 def test_groups_are_only_reported_where_the_data_has_a_long_tail():
     assert math.isnan(figures(np.array([300, 50, 50, 5]))["acc_gap"])
     assert {"acc_many", "acc_med", "acc_few", "acc_gap", "acc_per_class"} & figures(None).keys() == set()
-    assert {"acc_bal", "acc_worst", "macro_f1"} <= figures(None).keys()
+    assert {"acc_all", "acc_bal", "acc_worst", "macro_f1"} <= figures(None).keys()
+
+
+def test_average_incremental_accuracy_is_the_mean_over_sessions_of_that_on_all_samples_seen(launch):
+    run = launch("--model sgd --dataset seq-digits --n_tasks 3 --n_epochs 1 --max_samples_per_class 20")
+    rows = [json.loads(row) for row in run.metrics.splitlines()]
+    sizes = [task["test"] for task in rows[0]["tasks"]]
+    sessions = [row for row in rows if row["event"] == "session"]
+    after = [np.average(row["class_il"], weights=sizes[: len(row["class_il"])]) for row in sessions]
+    assert [row["acc_all"] for row in sessions] == pytest.approx(after)
+    assert run.summary["acc_incremental"] == pytest.approx(np.mean(after))

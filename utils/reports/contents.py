@@ -28,7 +28,7 @@ from utils.tables import HEADLINES, direction
 HEADLINE_FIGURES = {
     True: ("srcc_pooled", "srcc_mean", "srcc_forgetting", "srcc_bwt", "srcc_fwt", "mae", "relative_l2"),
     False: (
-        *("class_il_mean", "task_il_mean", "class_il_forgetting", "class_il_bwt"),
+        *("class_il_mean", "task_il_mean", "acc_incremental", "class_il_forgetting", "class_il_bwt"),
         *("acc_many", "acc_med", "acc_few"),
     ),
 }
