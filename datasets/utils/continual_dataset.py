@@ -120,6 +120,8 @@ class ContinualDataset:
             bases hold too.
         TAKES_FEATURES: whether --features can replace its samples.
         PROMPTS: sentences with {} for the text of a class, which together describe an image of it.
+        CONFUSIONS: what classes are mistaken for under asymmetric label noise, by name, where that is published for the
+            stream.
         IS_STAND_IN: whether it only replaces absent data and is none of the field's.
         SHUFFLED: whether every pass over a task has an order of its own; else samples come in the order of the split.
         gives_unlabelled: whether training loaders hold samples without a label (`UNLABELLED`, or NaN for a score) too;
@@ -144,6 +146,7 @@ class ContinualDataset:
     SHUFFLED = True
     TAKES_FEATURES = False
     PROMPTS: tuple[str, ...] = ("a photo of a {}.",)
+    CONFUSIONS: dict[str, str] = {}
 
     def __init__(self, args: Namespace) -> None:
         if getattr(args, "features", None) and not self.TAKES_FEATURES:
@@ -361,7 +364,7 @@ class ContinualDataset:
     def _with_noise(self, samples: Samples, chosen: np.ndarray, rate: float) -> np.ndarray:
         targets, seed = samples.train_targets.copy(), self._seed_of("label noise")
         if getattr(self.args, "label_noise", None) == "asymmetric":
-            mistaken_for = confusions(self.N_CLASSES, samples.names)
+            mistaken_for = confusions(self.N_CLASSES, samples.names, self.CONFUSIONS)
             targets[chosen] = asymmetric_noise(targets[chosen], mistaken_for, rate, seed)
         else:
             targets[chosen] = symmetric_noise(targets[chosen], self.N_CLASSES, rate, seed)

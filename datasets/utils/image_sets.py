@@ -18,6 +18,7 @@ from datasets.utils.augment import Denormalize, Normalize, Operation, ToFloat
 from datasets.utils.continual_dataset import ContinualDataset, Samples
 from datasets.utils.scenarios import every_nth
 from datasets.utils.sources import TensorSource, read_image_folder
+from datasets.utils.training_labels import DIGIT_CONFUSIONS
 from utils.errors import DataError
 from utils.torchvision_import import import_torchvision
 
@@ -64,6 +65,7 @@ class Digits(Images):
 
     N_CLASSES = 10
     PROMPTS = ("the handwritten digit {}.",)
+    CONFUSIONS = DIGIT_CONFUSIONS
 
     def texts(self, names: Sequence[str]) -> list[str]:
         return [DIGITS[int(name)] for name in names]

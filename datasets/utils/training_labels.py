@@ -6,7 +6,7 @@ Evaluation never sees what is changed here.
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,22 +14,58 @@ from numpy.typing import ArrayLike, NDArray
 from datasets.utils.scenarios import Indices, seeded
 from utils.errors import UsageError
 
+# Pairs by G. Patrini et al., Making deep neural networks robust to label noise, CVPR 2017, section 5.
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-# G. Patrini et al., Making deep neural networks robust to label noise, CVPR 2017, section 5.
 CIFAR10_CONFUSIONS = {"truck": "automobile", "bird": "airplane", "deer": "horse", "cat": "dog", "dog": "cat"}
+DIGIT_CONFUSIONS = {"2": "7", "3": "8", "7": "1", "5": "6", "6": "5"}
+# Of CIFAR-100 each class is mistaken for the next of its superclass, a line here, and the last for the first.
+CIFAR100_SUPERCLASSES = [
+    line.split()
+    for line in """
+    beaver dolphin otter seal whale
+    aquarium_fish flatfish ray shark trout
+    orchid poppy rose sunflower tulip
+    bottle bowl can cup plate
+    apple mushroom orange pear sweet_pepper
+    clock keyboard lamp telephone television
+    bed chair couch table wardrobe
+    bee beetle butterfly caterpillar cockroach
+    bear leopard lion tiger wolf
+    bridge castle house road skyscraper
+    cloud forest mountain plain sea
+    camel cattle chimpanzee elephant kangaroo
+    fox porcupine possum raccoon skunk
+    crab lobster snail spider worm
+    baby boy girl man woman
+    crocodile dinosaur lizard snake turtle
+    hamster mouse rabbit shrew squirrel
+    maple_tree oak_tree palm_tree pine_tree willow_tree
+    bicycle bus motorcycle pickup_truck train
+    lawn_mower rocket streetcar tank tractor
+    """.strip().splitlines()
+]
+CIFAR100_CONFUSIONS = {
+    name: following
+    for members in CIFAR100_SUPERCLASSES
+    for name, following in zip(members, members[1:] + members[:1], strict=True)
+}
 
 
-def confusions(n_classes: int, names: Sequence[str] = ()) -> dict[int, int]:
+def confusions(n_classes: int, names: Sequence[str] = (), known: Mapping[str, str] | None = None) -> dict[int, int]:
     """What each class is mistaken for under asymmetric noise; a class that is not named never is.
-
-    The published pairs where the classes are those of CIFAR-10, else the next label, the first after the last.
 
     Args:
         names: of the classes in the order of their labels, where the stream has them.
+        known: name of a class -> of the one it is mistaken for. By default the published pairs where the classes are
+            those of CIFAR-10 or CIFAR-100, else the next label, the first after the last.
     """
-    if set(names) == set(CIFAR10):
+    if not known and set(names) == set(CIFAR10):
+        known = CIFAR10_CONFUSIONS
+    if not known and set(names) == set(CIFAR100_CONFUSIONS):
+        known = CIFAR100_CONFUSIONS
+    if known:
         at = {name: label for label, name in enumerate(names)}
-        return {at[name]: at[taken_for] for name, taken_for in CIFAR10_CONFUSIONS.items()}
+        return {at[name]: at[taken_for] for name, taken_for in known.items()}
     return {label: (label + 1) % n_classes for label in range(n_classes)}
 
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from datasets import get_dataset
 from datasets.utils.training_labels import (
     CIFAR10,
+    CIFAR100_CONFUSIONS,
     asymmetric_noise,
     check_labels,
     confusions,
@@ -86,6 +87,35 @@ def test_confusions_of_cifar10_are_the_published_pairs_in_whatever_order_its_cla
         assert pairs == {
             "truck": "automobile", "bird": "airplane", "deer": "horse", "cat": "dog", "dog": "cat"
         }  # fmt: skip
+
+
+def test_classes_of_cifar100_are_mistaken_in_circles_within_their_superclasses():
+    names = sorted(CIFAR100_CONFUSIONS)
+    found = confusions(100, names)
+    assert sorted(found) == sorted(found.values()) == list(range(100))
+    assert names[found[names.index("beaver")]] == "dolphin"
+    assert names[found[names.index("whale")]] == "beaver"
+    assert names[found[names.index("tractor")]] == "lawn_mower"
+    for start in range(100):
+        circle = [start]
+        while found[circle[-1]] != start:
+            circle.append(found[circle[-1]])
+        # Labels are in the order of the names, and so are the members of a superclass.
+        assert len(circle) == 5
+        assert sum(after < before for before, after in zip(circle, circle[1:] + circle[:1], strict=True)) == 1
+
+
+@pytest.mark.parametrize("name", ["seq-digits", "rot-digits", "digits-360"])
+def test_digits_are_mistaken_as_published_for_mnist(name):
+    words = ["--model", "sgd", "--dataset", name, "--label_noise", "asymmetric", "--noise_rate", "0.4"]
+    opened = get_dataset(parse_args(words))
+    given, true = opened.training_targets, opened.samples.train_targets
+    wrong = given != true
+    pairs = {(2, 7), (3, 8), (7, 1), (5, 6), (6, 5)}
+    assert set(zip(true[wrong].tolist(), given[wrong].tolist(), strict=True)) == pairs
+    for label in range(9):
+        share = 0.4 if label in (2, 3, 5, 6, 7) else 0
+        assert wrong[true == label].mean() == pytest.approx(share, abs=0.01)
 
 
 def test_other_classes_are_mistaken_for_the_next_and_the_last_for_the_first():
