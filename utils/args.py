@@ -211,12 +211,16 @@ def add_experiment_args(parser: ArgumentParser) -> None:
     group.add_argument("--lr", type=positive_number, help="learning rate")
     group.add_argument("--optimizer", choices=["sgd", "adam", "adamw"], default="sgd")
     group.add_argument("--optim_wd", type=from_zero, default=0.0, help="weight decay")
+    group.add_argument("--base_optim_wd", type=from_zero, help="weight decay in the first task (default: optim_wd)")
     group.add_argument("--optim_mom", type=float, default=0.0, help="momentum of sgd")
     group.add_argument("--optim_nesterov", type=true_or_false, default=False, help="Nesterov momentum of sgd")
     group.add_argument("--clip_grad", type=positive_number, help="largest gradient norm (default: no limit)")
     group.add_argument("--lr_scheduler", choices=["cosine", "multistep"], help="learning rate over each task's epochs")
     group.add_argument(
         "--lr_milestones", type=int, nargs="+", default=[], help="epochs at which multistep lowers the rate"
+    )
+    group.add_argument(
+        "--base_lr_milestones", type=int, nargs="+", help="those of the first task (default: lr_milestones)"
     )
     group.add_argument("--lr_gamma", type=float, default=0.1, help="factor by which multistep lowers the rate")
     group.add_argument(

@@ -14,7 +14,7 @@ NEEDS: dict[str, tuple[str, str | None]] = {
         ("early_stopping_patience", "early_stopping_metric", "early_stopping_epsilon", "early_stopping_freq"),
         ("fitting_mode", "early_stopping"),
     ),
-    "lr_milestones": ("lr_scheduler", "multistep"),
+    **dict.fromkeys(("lr_milestones", "base_lr_milestones"), ("lr_scheduler", "multistep")),
     **dict.fromkeys(("imb_type", "imb_step_frac"), ("imb_factor", None)),
 }
 

@@ -477,7 +477,9 @@ class ContinualDataset:
         elif kind == "multistep":
             if not args.lr_milestones:
                 raise UsageError("--lr_scheduler multistep needs --lr_milestones, e.g. --lr_milestones 30 40")
-            parts.append(torch.optim.lr_scheduler.MultiStepLR(model.opt, args.lr_milestones, gamma=args.lr_gamma))
+            of_base = getattr(args, "base_lr_milestones", None)
+            milestones = of_base if of_base and self.current_task == 0 else args.lr_milestones
+            parts.append(torch.optim.lr_scheduler.MultiStepLR(model.opt, milestones, gamma=args.lr_gamma))
         return parts[0] if len(parts) == 1 else torch.optim.lr_scheduler.ChainedScheduler(parts)
 
     # What open-vocabulary methods use

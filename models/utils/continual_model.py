@@ -227,9 +227,10 @@ class ContinualModel(nn.Module):
         params = list(self.get_parameters() if params is None else params)
         if not params:
             return None
+        decay = self._option("base_optim_wd", None) if self.current_task == 0 else None
         options: dict[str, Any] = {
             "lr": self.args.lr if lr is None else lr,
-            "weight_decay": self._option("optim_wd", 0.0),
+            "weight_decay": self._option("optim_wd", 0.0) if decay is None else decay,
         }
         name = self._option("optimizer", "sgd")
         if name == "sgd":

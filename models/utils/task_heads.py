@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from datasets.utils.continual_dataset import SCORE_SETTINGS, ContinualDataset
 from models.utils.continual_model import ContinualModel
-from utils.args import from_zero, not_negative, positive_number, share, true_or_false
+from utils.args import not_negative, positive_number, share, true_or_false
 from utils.conf import named_generator
 from utils.errors import UsageError
 
@@ -38,7 +38,6 @@ class TaskHeads(ContinualModel):
         add = parser.add_argument_group("heads of tasks").add_argument
         add("--xavier_head", type=true_or_false, default=False, help="classes: a new head is Xavier normal, bias 0")
         add("--later_lr_mult", type=positive_number, default=1.0, help="learning rate after the first task, times lr")
-        add("--later_wd", type=from_zero, help="weight decay after the first task (default: optim_wd)")
         add(
             "--lr_drops",
             type=share,
@@ -143,8 +142,6 @@ class TaskHeads(ContinualModel):
         optimizer = super().get_optimizer(params, lr)
         for group in optimizer.param_groups if optimizer is not None else []:
             group["lr"] *= self.rate(self.task_epoch)
-            if self.current_task > 0 and self.args.later_wd is not None:
-                group["weight_decay"] = self.args.later_wd
         return optimizer
 
     def outputs_and_features(self, inputs: Tensor) -> tuple[Tensor, Tensor]:

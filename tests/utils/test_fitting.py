@@ -412,3 +412,24 @@ def test_weights_that_would_never_come_are_refused():
     with pytest.raises(UsageError, match="never come"):
         parse_args([*line, "5"])
     assert parse_args([*line, "4"]).drw_epoch == 4
+
+
+def test_first_task_may_have_a_schedule_and_a_weight_decay_of_its_own(launch, monkeypatch):
+    from models.sgd import SGD
+
+    seen = {}
+    observe = SGD.observe
+
+    def noting(self, *args, **kwargs):
+        group = self.opt.param_groups[0]
+        seen.setdefault((self.current_task, self.task_epoch), (round(group["lr"], 6), group["weight_decay"]))
+        return observe(self, *args, **kwargs)
+
+    monkeypatch.setattr(SGD, "observe", noting)
+    line = "--model sgd --dataset seq-digits --n_tasks 3 --max_samples_per_class 6 --lr 0.1 --optim_wd 0.0002"
+    line += " --n_epochs 2 --base_epochs 4 --lr_scheduler multistep --lr_milestones 1 --base_lr_milestones 2 3"
+    assert launch(f"{line} --base_optim_wd 0.0005").code == 0
+    first = [(0.1, 0.0005), (0.1, 0.0005), (0.01, 0.0005), (0.001, 0.0005)]
+    assert [seen[0, epoch] for epoch in range(4)] == first
+    for task in (1, 2):
+        assert [seen[task, epoch] for epoch in range(2)] == [(0.1, 0.0002), (0.01, 0.0002)]
