@@ -51,8 +51,6 @@ def execute(args: Namespace, began: float) -> None:
     check_compatibility(args.model, get_dataset_class(args).resolve_setting(args), args.dataset)
     run = Run.reopen(args.resume) if args.resume else Run.create(args)
     with run.locked():
-        if args.resume:
-            run.note_resumption(args)
         run.set_status("running")
         try:
             state = train(args, run, began)
@@ -98,6 +96,7 @@ def train(args: Namespace, run: Run, began: float) -> str:
                     run.check_split(dataset.describe())
                 position = f"task {loop.task + 1} of {dataset.N_TASKS}, epoch {loop.epoch + 1}, batch {loop.batch + 1}"
                 print(f"going on with {position}\n")
+            run.note_resumption(args)
         if not loop.started:
             split = {"data": dataset.fingerprint(), "tasks": dataset.describe()}
             run.record(event="split", dataset=dataset.NAME, setting=dataset.SETTING, **split)

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from datasets.utils.continual_dataset import ContinualDataset
 from models.utils.exemplar_replay import ExemplarReplay
 from utils.args import positive_number, true_or_false
-from utils.class_heads import head_wishes
 from utils.errors import UsageError
 from utils.losses import softened_cross_entropy
 
@@ -29,6 +28,7 @@ class WA(ExemplarReplay):
 
     NAME = "wa"
     COMPATIBILITY = ["class-il", "task-il"]
+    NEEDS_LINEAR_HEAD = True
 
     @staticmethod
     def get_parser(parser: ArgumentParser) -> ArgumentParser:
@@ -39,14 +39,9 @@ class WA(ExemplarReplay):
 
     def __init__(self, backbone, loss, args, transform, dataset) -> None:  # type: ignore[no-untyped-def]
         super().__init__(backbone, loss, args, transform, dataset)
-        # Cosine and causal heads derive from nn.Linear, and divide by the lengths that are to be aligned.
         if type(self.net.classifier) is not nn.Linear:
-            wish = next((option for option, head in head_wishes(args) if head != "linear"), None)
             raise UsageError(
-                f"{wish}: wa aligns the lengths of weight vectors, which the head that this asks for divides by; leave "
-                "it out, or take --cls_loss cb, logit-adjust or balanced-softmax, or --stage2 crt, tau-norm or lws"
-                if wish
-                else f"wa aligns the weights of a linear head, and that of --backbone {args.backbone} is another; take "
+                f"wa aligns the weights of a linear head, and that of --backbone {args.backbone} is another; take "
                 "another backbone, or another method such as bic"
             )
         self.old_net = copy.deepcopy(self.net).requires_grad_(False).eval()

@@ -172,6 +172,7 @@ def test_a_resumed_run_does_not_go_on_with_fewer_samples_than_it_began_with(begu
     assert launch("--skip_corrupt 1", resume=run.path).code == 3
     message = capsys.readouterr().err
     assert re.search(r"has \d+ training samples, this run began with \d+\. Restore the files", message)
+    assert stored(run) == (False, False)
 
 
 @pytest.mark.slow

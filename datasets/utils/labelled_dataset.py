@@ -13,7 +13,7 @@ from torch import Tensor
 from datasets.utils import long_tail, scenarios
 from datasets.utils.continual_dataset import ContinualDataset
 from utils.args import positive, share
-from utils.class_heads import add_class_head_args, wanted_head
+from utils.class_heads import add_class_head_args, head_wishes, wanted_head
 from utils.class_losses import ClassLoss, add_class_loss_args, check_class_loss
 from utils.errors import UsageError
 from utils.second_stage import add_second_stage_args, check_second_stage, stage_of
@@ -107,6 +107,12 @@ def _check_own_parts(args: Namespace, method: type[ContinualModel]) -> None:
             raise UsageError(
                 f"--{given[0]} {getattr(args, given[0])}: {args.model} has a {part} of its own; leave it out"
             )
+    wish = next((option for option, head in head_wishes(args) if head != "linear"), None)
+    if wish and method.NEEDS_LINEAR_HEAD:
+        raise UsageError(
+            f"{wish}: {args.model} aligns the lengths of weight vectors, which the head that this asks for divides by; "
+            "leave it out, or take --cls_loss cb, logit-adjust or balanced-softmax, or --stage2 crt, tau-norm or lws"
+        )
     if getattr(args, "cls_loss", "ce") == "ldam" and method.OWN_HEAD:
         raise UsageError(
             f"--cls_loss ldam: its margins are for cosines times --ldam_scale, and {args.model} has a head of its own "

@@ -56,6 +56,7 @@ class ContinualModel(nn.Module):
         OWN_LOSS, OWN_HEAD: whether it learns a classifier by a loss, or with a head, of its own, so that --cls_loss,
             --cls_head and --stage2 cannot choose one. A head may be given by its type, which then has the second stages
             that there are for it.
+        NEEDS_LINEAR_HEAD: whether heads that divide by the lengths of weight vectors do not go with it.
         net: the backbone. opt: the optimiser, anew for every task.
         loss: loss(outputs, labels). transform: raw batch -> network input, augmented.
         normalization_transform: raw batch -> network input, not augmented.
@@ -77,6 +78,7 @@ class ContinualModel(nn.Module):
     COMPATIBILITY: list[str]
     OWN_LOSS = False
     OWN_HEAD: type[nn.Module] | bool = False
+    NEEDS_LINEAR_HEAD = False
 
     def __init__(
         self,

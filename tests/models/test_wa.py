@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from utils.args import parse_args
 from utils.errors import UsageError
 
 DIGITS = ("--dataset", "seq-digits", "--max_samples_per_class", "12", "--batch_size", "8")
@@ -70,9 +71,9 @@ def test_weights_are_clipped_unless_told_otherwise(wa):
 @pytest.mark.parametrize(
     "words", [("--cls_head", "cosine"), ("--cls_head", "causal"), ("--cls_loss", "ldam"), ("--stage2", "tde")]
 )
-def test_heads_that_divide_by_the_lengths_are_refused(wa, words):
+def test_heads_that_divide_by_the_lengths_are_refused_before_anything_is_built(words):
     with pytest.raises(UsageError, match=rf"^{' '.join(words)}: wa aligns .* leave it out, or take --cls_loss cb"):
-        wa("--width", "8", *words)
+        parse_args(["--model", "wa", "--dataset", "seq-digits", "--buffer_size", "10", *words])
 
 
 @pytest.mark.parametrize("words", [("--cls_head", "linear"), ("--cls_loss", "balanced-softmax"), ("--stage2", "crt")])

@@ -219,8 +219,11 @@ def test_a_row_that_stands_for_other_buffer_sizes_on_other_streams_says_so(write
     write_run(buffer_size=10, dataset="other")
     write_run("magr", buffer_size=20)
     write_run("magr", buffer_size=20, dataset="other")
+    write_run("wa", buffer_size=None, exemplars_per_class=5)
+    write_run("wa", buffer_size=20, dataset="other")
     found = [note for note in notes(group()) if "the buffer" in note]
-    assert found == ["er: the buffer is of size 10 on other, 20 on uiprmd."]
+    sizes = {"er": "10 on other, 20 on uiprmd", "wa": "20 on other, 5 a class on uiprmd"}
+    assert found == [f"{name}: the buffer is of size {text}." for name, text in sizes.items()]
 
 
 def test_seeds_may_be_chosen_and_never_make_rows(write_run: Writer, group: Any) -> None:

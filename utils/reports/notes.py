@@ -76,10 +76,15 @@ def _buffer_sizes(groups: Groups) -> list[str]:
     notes = []
     for row in groups.rows:
         cells = [groups.cells[column, row] for column in groups.columns if (column, row) in groups.cells]
-        sizes = [(setting(cell.runs[0], "buffer_size"), cell.column.label) for cell in cells]
+        sizes = [(_memory(cell.runs[0]), cell.column.label) for cell in cells]
         if len({size for size, _ in sizes}) > 1:
             notes.append(f"{row.label}: the buffer is of size {', '.join(f'{n} on {name}' for n, name in sizes)}.")
     return notes
+
+
+def _memory(run: StoredRun) -> str:
+    per_class = run.config.get("exemplars_per_class")
+    return f"{per_class} a class" if per_class is not None else setting(run, "buffer_size")
 
 
 def _mixed(cells: Sequence[Cell], what: str, value: Callable[[StoredRun], str]) -> list[str]:
