@@ -39,7 +39,7 @@ class JoinedData(TaskData):
         stored = torch.from_numpy(positions[~is_own])
         raw, problems = self.examples[stored - len(self.own)], list[str]()
         if is_own.any():
-            own, _, found, problems = self.own[positions[is_own]]
+            own, _, found, problems, *_ = self.own[positions[is_own]]
             if len(found):
                 raw, stored = torch.cat([own, raw]), torch.cat([found, stored])
         return raw, self.targets[stored], stored, problems

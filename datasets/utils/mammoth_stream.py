@@ -16,6 +16,7 @@ from datasets.utils.continual_dataset import ContinualDataset, Samples
 from datasets.utils.mammoth_domains import MammothDomains
 from datasets.utils.open_data import as_raw
 from datasets.utils.sources import TensorSource
+from datasets.utils.written_source import WrittenSource
 from datasets.utils.written_stream import Written, overrides
 from utils.augmentations import steps_of
 from utils.conf import derive_seed
@@ -34,7 +35,8 @@ Stream = TypeVar("Stream", bound=ContinualDataset)
 class MammothStream(Written, ClassDataset):
     """Takes the data sets of another stream whole, cuts the tasks from them, and leaves transforms to that stream.
 
-    Transforms of torchvision go sample by sample, on images of Pillow, and draw from torch's global generator.
+    Transforms of torchvision go sample by sample, on images of Pillow, and draw from torch's global generator. Where
+    the samples are no array, each is taken as its data set gives it, as by `MammothDomains`.
     """
 
     def __init__(self, args: Namespace) -> None:
@@ -52,9 +54,7 @@ class MammothStream(Written, ClassDataset):
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        source = self.samples.train
-        assert isinstance(source, TensorSource)
-        return tuple(source.data.shape[1:])
+        return tuple(self.samples.train.read(np.zeros(1, dtype=np.int64))[0].shape[1:])
 
     def load_samples(self) -> Samples:
         vars(self.written).update({"c_task": -1, "i": 0})
@@ -63,19 +63,27 @@ class MammothStream(Written, ClassDataset):
         if whole is None:
             loaders += [self.written.get_data_loaders() for _ in range(type(self).N_TASKS - 1)]
         parts = [whole] if whole else [tuple(loader.dataset for loader in pair) for pair in loaders]
-        train, test = ([_arrays(pair[i], self.NAME) for pair in parts] for i in (0, 1))
+        if not all(_is_array(getattr(part, "data", None)) for pair in parts for part in pair):
+            train, test = (WrittenSource([pair[i] for pair in parts], self.NAME, is_training=i == 0) for i in (0, 1))
+            return Samples(train, test, train.targets, test.targets, names=self.written_names)
+        arrays, test_arrays = ([_arrays(pair[i], self.NAME) for pair in parts] for i in (0, 1))
         self._transforms = {"train": parts[0][0], "test": parts[0][1]}
         self._transforms = {name: getattr(data, "transform", None) for name, data in self._transforms.items()}
         return Samples(
-            train=TensorSource(torch.cat([raw for raw, _ in train])),
-            test=TensorSource(torch.cat([raw for raw, _ in test])),
-            train_targets=np.concatenate([targets for _, targets in train]),
-            test_targets=np.concatenate([targets for _, targets in test]),
+            train=TensorSource(torch.cat([raw for raw, _ in arrays])),
+            test=TensorSource(torch.cat([raw for raw, _ in test_arrays])),
+            train_targets=np.concatenate([targets for _, targets in arrays]),
+            test_targets=np.concatenate([targets for _, targets in test_arrays]),
             names=self.written_names,
         )
 
     def _apply(self, part: str, batch: Tensor, generator: torch.Generator) -> Tensor:
-        samples, transform = self.samples, self._transforms[part]
+        samples = self.samples
+        if isinstance(samples.train, WrittenSource):
+            return self.by_method(
+                "get_transform" if part == "train" else "get_normalization_transform", batch, generator
+            )
+        transform = self._transforms[part]
         if transform is None:
             return ToFloat()(batch)
         assert isinstance(samples.train, TensorSource)
@@ -96,11 +104,17 @@ def _in_its_form(sample: Tensor, transform: Any) -> Any:
     return to_pil_image(sample)
 
 
+def _is_array(values: Any) -> bool:
+    """Whether the samples of a data set are numbers in one array; others (names of files) it has to read itself."""
+    try:
+        return values is not None and (isinstance(values, Tensor) or np.asarray(values).dtype.kind in "uifb")
+    except ValueError:  # arrays of several shapes
+        return False
+
+
 def _arrays(data: Any, stream: str) -> tuple[Tensor, np.ndarray]:
-    if not hasattr(data, "data") or not hasattr(data, "targets"):
-        raise DataError(
-            f"{stream}: a data set of type {type(data).__name__} has no data and targets, which the tasks are cut from"
-        )
+    if not hasattr(data, "targets"):
+        raise DataError(f"{stream}: a data set of type {type(data).__name__} has no targets, which tasks are cut by")
     try:
         return as_raw(data.data), np.asarray(data.targets, dtype=np.int64)
     except ValueError as error:

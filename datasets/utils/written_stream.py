@@ -6,10 +6,14 @@ from argparse import Namespace
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from datasets.utils.augment import Denormalize, Operation
+from datasets.utils.augment import Denormalize, Operation, Transform
 from datasets.utils.continual_dataset import ContinualDataset
+from datasets.utils.loader import StreamLoader, TaskData
+from datasets.utils.written_source import WrittenData, WrittenSource
+from utils.augmentations import sample_by_sample
 
 
 class Written(ContinualDataset):
@@ -40,6 +44,22 @@ class Written(ContinualDataset):
         if overrides(self.written_class, "get_scheduler"):
             return self.written.get_scheduler(model, args)
         return super().get_scheduler(model, args)
+
+    def by_method(self, name: str, batch: Tensor, generator: torch.Generator) -> Tensor:
+        """What the transform that a method of the stream returns makes of each sample; none leaves them as they are."""
+        transform = getattr(self.written, name)() if overrides(self.written_class, name) else None
+        return batch if transform is None else sample_by_sample(batch, transform)
+
+    def _stream_loader(self, data: TaskData, transform: Transform, *args: Any, **kwargs: Any) -> StreamLoader:
+        loader = super()._stream_loader(data, transform, *args, **kwargs)
+        is_made = transform is self._transform or data.source is self.samples.test
+        if is_made and isinstance(data.source, WrittenSource):
+            loader.dataset = WrittenData(
+                data.source, data.indices, data.targets, data.difficulty, data.scores, data.true_targets
+            )
+            # Transforms draw from the global generators of the run.
+            loader.num_workers = 0
+        return loader
 
     def denormalization(self) -> Sequence[Operation]:
         if not overrides(self.written_class, "get_denormalization_transform"):

@@ -1,4 +1,4 @@
-"""Streams in Mammoth's form whose tasks share all classes take each sample as their data sets give it."""
+"""Streams in Mammoth's form whose tasks share all classes, or whose data is files, take each sample as it is given."""
 
 from __future__ import annotations
 
@@ -131,6 +131,51 @@ def test_what_does_not_fit_is_refused(tmp_path, capsys, changes, words, code, me
     line = f"--plugin {tmp_path / 'own.py'} --dataset permuted-digits --lr 0.1 --model sgd {words}"
     assert main([*line.split(), "--run_dir", str(tmp_path / "run")]) == code
     assert message in capsys.readouterr().err
+
+
+# Tasks of classes of their own, whose samples are files
+
+
+@pytest.fixture
+def files(tmp_path):
+    """The stream of handed_over.py with each digit in a file, and data sets that list the names."""
+    text = (HERE / "datasets" / "handed_over.py").read_text()
+    changes = {
+        "        self.data = (digits.images[chosen] * 15).astype(np.uint8)\n": (
+            "        self.data = np.array([f'{i}.png' for i in np.flatnonzero(chosen)])\n"
+            "        for i, name in zip(np.flatnonzero(chosen), self.data):\n"
+            "            Image.fromarray((digits.images[i] * 15).astype(np.uint8), mode='L').save(f'{FOLDER}/{name}')\n"
+        ),
+        'Image.fromarray(self.data[index], mode="L")': "Image.open(f'{FOLDER}/{self.data[index]}')",
+        'NAME = "handed-over"': 'NAME = "named-files"',
+        "import torchvision.transforms": f"FOLDER = {str(tmp_path)!r}\nimport torchvision.transforms",
+    }
+    for old, new in changes.items():
+        assert old in text
+        text = text.replace(old, new, 1)
+    (tmp_path / "named.py").write_text(text)
+    return f"--plugin {tmp_path / 'named.py'} --dataset named-files --lr 0.1 --max_samples_per_class 20"
+
+
+def test_stream_whose_samples_are_files_learns_what_one_of_arrays_does(launch, files):
+    arrays = f"--plugin {HERE / 'datasets' / 'handed_over.py'} --dataset handed-over --lr 0.1"
+    arrays += " --max_samples_per_class 20"
+    named, plain = (launch(f"{words} --model joint --n_epochs 16") for words in (files, arrays))
+    assert named.code == plain.code == 0
+    assert named.summary["class_il_mean"] == pytest.approx(plain.summary["class_il_mean"], abs=6)
+    assert plain.summary["class_il_mean"] > 60
+
+
+@pytest.mark.parametrize("model", ["icarl --buffer_size 20", "der --buffer_size 20 --stage2 crt"])
+def test_run_on_files_repeats_and_resumes_to_the_same_bits(launch, identical, stop_after, files, model):
+    words = f"{files} --model {model} --n_epochs 2 --batch_size 8"
+    straight = launch(words)
+    assert straight.code == 0
+    assert identical(straight, launch(words))
+    observed = stop_after(14)
+    stopped = launch(words)
+    assert observed() == 14
+    assert identical(straight, launch("", resume=stopped.path))
 
 
 # Changes by their names in Mammoth
