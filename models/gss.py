@@ -15,11 +15,7 @@ from utils.args import add_offer_args, add_rehearsal_args, positive
 from utils.checkpoints import evaluation_mode
 from utils.errors import TrainingError
 from utils.gradients import flat_gradient, trained_parameters
-
-# Of samples that find the memory empty, as in the released code.
-FIRST_SCORE = 0.1
-# Scores are weights of a draw, so even the opposite of all gradients must have one above 0.
-LOWEST_SCORE = 1e-6
+from utils.gss_buffer import FIRST_SCORE, LOWEST_SCORE, contested_place
 
 
 class GSS(ContinualModel):
@@ -74,8 +70,8 @@ class GSS(ContinualModel):
         taken: dict[int, int] = {}
         for i in range(n_free, len(raw)):
             if offered[i] < 1:
-                slot = int(torch.multinomial(stored, 1, generator=generator))
-                if torch.rand((), generator=generator) < stored[slot] / (stored[slot] + offered[i]):
+                slot = contested_place(stored, offered[i], generator)
+                if slot >= 0:
                     taken[slot], stored[slot] = i, offered[i]
         slots, new = (torch.tensor(list(part), dtype=torch.long, device=raw.device) for part in (taken, taken.values()))
         for name, values in {"examples": raw, "labels": labels, "scores": scores}.items():

@@ -35,6 +35,7 @@ METHODS = {
     "hindsight_2022": "--buffer_size 32",
     "views_2025": "",
     "columns_2022": "",
+    "selected_2021": "--buffer_size 12 --rounds 2",
 }
 # Made for task-il alone.
 NEED_TASK = {"columns_2022"}
