@@ -21,6 +21,8 @@ from utils.errors import DataError
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 # Decoded images of one part of a data set that are kept in memory; larger sets are read from their files each time.
 IN_MEMORY_BYTES = 2 * 1024**3
+# Images that are handed to a thread together, of large sets: handing over takes as long as decoding a small one.
+MOST_AT_ONCE = 64
 # What Pillow raises for files that it cannot read.
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
@@ -180,8 +182,12 @@ class ImageFiles:
             return None
 
         # Threads only where torch may use several: not in a loader's workers, which are many already.
-        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-            outcomes = list(pool.map(decode, range(len(indices))))
+        n_threads = torch.get_num_threads()
+        n_parts = max(min(4 * n_threads, len(indices)), len(indices) // MOST_AT_ONCE, 1)
+        parts = np.array_split(np.arange(len(indices)), n_parts)
+        with ThreadPoolExecutor(n_threads) as pool:
+            done = pool.map(lambda positions: [decode(position) for position in positions], parts)
+            outcomes = [outcome for part in done for outcome in part]
         kept = [position for position, problem in enumerate(outcomes) if problem is None]
         problems = [problem for problem in outcomes if problem is not None]
         return torch.from_numpy(out if len(kept) == len(out) else out[kept]), kept, problems
