@@ -91,12 +91,16 @@ def train(args: Namespace, run: Run, began: float) -> str:
         loop = Loop(model, dataset, args, run, callbacks)
         if args.resume:
             loop.restore()
+            other_data = None
             if run.has_checkpoint:
                 if args.skip_corrupt:
                     run.check_split(dataset.describe())
                 position = f"task {loop.task + 1} of {dataset.N_TASKS}, epoch {loop.epoch + 1}, batch {loop.batch + 1}"
+                if dataset.fingerprint() != run.recorded_split()["data"]:
+                    other_data = dataset.fingerprint()
+                    print("note: the data is not to the last bit what this run began with", file=sys.stderr)
                 print(f"going on with {position}\n")
-            run.note_resumption(args)
+            run.note_resumption(args, other_data)
         if not loop.started:
             split = {"data": dataset.fingerprint(), "tasks": dataset.describe()}
             run.record(event="split", dataset=dataset.NAME, setting=dataset.SETTING, **split)

@@ -17,6 +17,7 @@ import pytest
 
 from datasets import get_dataset
 from datasets.utils.clips import ClipSource
+from datasets.utils.sources import TensorSource
 from tests.conftest import Finished
 from tests.datasets import trees
 from utils.args import parse_args
@@ -173,6 +174,18 @@ def test_a_resumed_run_does_not_go_on_with_fewer_samples_than_it_began_with(begu
     message = capsys.readouterr().err
     assert re.search(r"has \d+ training samples, this run began with \d+\. Restore the files", message)
     assert stored(run) == (False, False)
+
+
+def test_a_resumed_run_notes_that_its_data_is_other_data(launch, monkeypatch, capsys):
+    line = "--model sgd --dataset seq-digits --n_tasks 3 --n_epochs 1 --max_samples_per_class 5"
+    run = launch(f"{line} --stop_after 1")
+    note = "note: the data is not to the last bit what this run began with"
+    assert launch("--stop_after 2", resume=run.path).code == 0
+    assert note not in capsys.readouterr().err
+    monkeypatch.setattr(TensorSource, "fingerprint", lambda self: "other")
+    assert launch("", resume=run.path).code == 0
+    assert note in capsys.readouterr().err
+    assert ["data" in part for part in StoredRun(run.path).environment["resumed"]] == [False, True]
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from utils.conf import randomness_apart
 from utils.errors import UsageError
 from utils.registry import PACKAGES, ROOT, Registry, import_problem
 
@@ -65,7 +66,9 @@ def _load(path: Path) -> ModuleType:
     Registry.loading = path
     defined: list[type] = []
     try:
-        spec.loader.exec_module(module)
+        # What a file draws while it is imported is the same in every run, a resumed one included.
+        with randomness_apart(0):
+            spec.loader.exec_module(module)
         for value in vars(module).values():
             if isinstance(value, type) and value.__module__ == module.__name__ and "NAME" in vars(value):
                 for base, registry in ((ContinualModel, models), (ContinualDataset, datasets)):

@@ -104,7 +104,10 @@ class Results:
             figures[f"{name}_bwt"] = metrics.backward_transfer(matrix)
         # Sessions of a run that an older version began may lack it.
         if self.sessions and all("acc_all" in session for session in self.sessions):
-            figures["acc_incremental"] = metrics.nan_mean([session["acc_all"] for session in self.sessions])
+            is_whole = len(self.matrix()) == len(self.sessions)
+            figures["acc_incremental"] = (
+                metrics.nan_mean([session["acc_all"] for session in self.sessions]) if is_whole else math.nan
+            )
         figures |= transfer_figures(self.sessions, self.dataset)
         if self.is_score:
             figures["srcc_fwt"] = metrics.forward_transfer(self.matrix(), self.untrained)

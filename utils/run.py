@@ -120,13 +120,19 @@ class Run:
                 leftover.unlink()
             yield
 
-    def note_resumption(self, args: Namespace) -> None:
+    def note_resumption(self, args: Namespace, data: str | None = None) -> None:
         """Add to environment.json what is different now from where the run began.
 
         What was turned on is noted there, as `turned_on`, and in config.yaml, so that it stays on.
+
+        Args:
+            args: the run's configuration.
+            data: digest of the data, if it is another one than the run began with.
         """
         known = read_json(self.path / "environment.json")
         differs = {name: value for name, value in environment().items() if known.get(name) != value}
+        if data is not None:
+            differs["data"] = data
         stored = read_yaml(self.path / "config.yaml")
         turned_on = [name for name in TURNED_ON if getattr(args, name, False) and not stored.get(name)]
         if turned_on:
@@ -145,15 +151,18 @@ class Run:
         Raises:
             DataError: one has not; it is named.
         """
-        with (self.path / "metrics.jsonl").open(encoding="utf-8") as file:
-            known = next(record["tasks"] for record in map(json.loads, file) if record["event"] == "split")
-        for then, now in zip(known, tasks, strict=True):
+        for then, now in zip(self.recorded_split()["tasks"], tasks, strict=True):
             for part in ("train", "test"):
                 if then[part] != now[part]:
                     raise DataError(
                         f"{now['task']} has {now[part]} {part}ing samples, this run began with {then[part]}. Restore "
                         "the files that are missing, or start the run anew"
                     )
+
+    def recorded_split(self) -> dict[str, Any]:
+        """What was noted of the data when the run began: `data`, its digest, and `tasks`."""
+        with (self.path / "metrics.jsonl").open(encoding="utf-8") as file:
+            return next(record for record in map(json.loads, file) if record["event"] == "split")
 
     def record(self, **values: Any) -> None:
         """Append one object to metrics.jsonl. Values that do not repeat (times) do not belong there."""

@@ -352,8 +352,9 @@ class ContinualDataset:
         rate = getattr(self.args, "noise_rate", None)
         if rate:
             targets = self._with_noise(samples, np.unique(np.concatenate(train)), rate)
-            classes = [np.unique(samples.train_targets[part]) for part in whole.train]
-            train = tasks_by_given_label(train, classes, targets)
+            if self.SETTING in ("class-il", "task-il"):
+                classes = [np.unique(samples.train_targets[part]) for part in whole.train]
+                train = tasks_by_given_label(train, classes, targets)
         share, by_class = getattr(self.args, "label_perc", 1.0), getattr(self.args, "label_perc_by_class", 1.0)
         keep_label = [
             labelled(targets[part], min(share, by_class), self._seed_of("labelled", task), by_class < 1)

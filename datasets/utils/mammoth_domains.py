@@ -61,6 +61,7 @@ class MammothDomains(Written, LabelledDataset):
             pairs.append(vars(self.written).get("whole_data") or tuple(loader.dataset for loader in loaders))
             self.written.c_task = number
         train, test = (WrittenSource([pair[i] for pair in pairs], self.NAME, is_training=i == 0) for i in (0, 1))
+        train.let_be_tested(test.parts)
         for part in (train, test):
             beyond = sorted({*np.unique(part.targets).tolist()} - {*range(self.N_CLASSES)})
             if beyond:

@@ -16,7 +16,7 @@ from datasets.utils.continual_dataset import ContinualDataset, Samples
 from datasets.utils.mammoth_domains import MammothDomains
 from datasets.utils.open_data import as_raw
 from datasets.utils.sources import TensorSource
-from datasets.utils.written_source import WrittenSource
+from datasets.utils.written_source import WrittenSource, is_array
 from datasets.utils.written_stream import Written, overrides
 from utils.augmentations import steps_of
 from utils.conf import derive_seed
@@ -63,8 +63,9 @@ class MammothStream(Written, ClassDataset):
         if whole is None:
             loaders += [self.written.get_data_loaders() for _ in range(type(self).N_TASKS - 1)]
         parts = [whole] if whole else [tuple(loader.dataset for loader in pair) for pair in loaders]
-        if not all(_is_array(getattr(part, "data", None)) for pair in parts for part in pair):
+        if not all(is_array(getattr(part, "data", None)) for pair in parts for part in pair):
             train, test = (WrittenSource([pair[i] for pair in parts], self.NAME, is_training=i == 0) for i in (0, 1))
+            train.let_be_tested(test.parts)
             return Samples(train, test, train.targets, test.targets, names=self.written_names)
         arrays, test_arrays = ([_arrays(pair[i], self.NAME) for pair in parts] for i in (0, 1))
         self._transforms = {"train": parts[0][0], "test": parts[0][1]}
@@ -102,14 +103,6 @@ def _in_its_form(sample: Tensor, transform: Any) -> Any:
     from torchvision.transforms.functional import to_pil_image
 
     return to_pil_image(sample)
-
-
-def _is_array(values: Any) -> bool:
-    """Whether the samples of a data set are numbers in one array; others (names of files) it has to read itself."""
-    try:
-        return values is not None and (isinstance(values, Tensor) or np.asarray(values).dtype.kind in "uifb")
-    except ValueError:  # arrays of several shapes
-        return False
 
 
 def _arrays(data: Any, stream: str) -> tuple[Tensor, np.ndarray]:

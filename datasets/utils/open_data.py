@@ -52,7 +52,7 @@ class OpenData(TaskData):
         given = loader.dataset
         self.replaced = False
         super().__init__(given.source, given.indices, given.targets, given.difficulty, given.scores, given.true_targets)
-        self._transform = loader.transform
+        self._transform = self._own_transform = loader.transform
         self.transform_was_set = False
         self.not_aug_transform = ToFloat()
 
@@ -81,7 +81,7 @@ class OpenData(TaskData):
         else:
             sample = self.not_aug_transform(self.source.read(self.indices[:1])[0])[0]
             self._transform = functools.partial(_one_by_one, given, takes_images=_takes_images(given, sample))
-        self.transform_was_set = True
+        self.transform_was_set = self._transform is not self._own_transform
 
     @property
     def data(self) -> Any:

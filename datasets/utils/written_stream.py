@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from datasets.utils.augment import Denormalize, Operation, Transform
@@ -19,6 +20,8 @@ from utils.augmentations import sample_by_sample
 class Written(ContinualDataset):
     """Leaves to a stream written for Mammoth what that stream decides; goes before a base of this project's streams.
 
+    Its loss and its scheduler are used unless options ask for others.
+
     Attributes:
         written: the stream as its author wrote it.
     """
@@ -29,6 +32,9 @@ class Written(ContinualDataset):
         # Written streams look whether they have noted names already.
         unnamed = {} if overrides(self.written_class, "class_names") else {"class_names": None}
         self.written: Any = type(self.written_class.__name__, (self.written_class,), unnamed)(args)
+        if getattr(args, "validation", None):
+            # It is taken from what the stream gives, which must not hold out a part itself too.
+            self.written.args = Namespace(**{**vars(args), "validation": None})
         super().__init__(args)
 
     @property
@@ -38,10 +44,13 @@ class Written(ContinualDataset):
         return [str(name) for name in given]
 
     def get_loss(self) -> Callable[..., Tensor]:
-        return self.written.get_loss() if overrides(self.written_class, "get_loss") else super().get_loss()
+        asked_for = super().get_loss()
+        is_left = asked_for is F.cross_entropy and overrides(self.written_class, "get_loss")
+        return self.written.get_loss() if is_left else asked_for
 
     def get_scheduler(self, model: Any, args: Namespace) -> Any:
-        if overrides(self.written_class, "get_scheduler"):
+        is_left = not (getattr(args, "lr_scheduler", None) or getattr(args, "lr_warmup", 0))
+        if is_left and overrides(self.written_class, "get_scheduler"):
             return self.written.get_scheduler(model, args)
         return super().get_scheduler(model, args)
 
@@ -51,11 +60,14 @@ class Written(ContinualDataset):
         return batch if transform is None else sample_by_sample(batch, transform)
 
     def _stream_loader(self, data: TaskData, transform: Transform, *args: Any, **kwargs: Any) -> StreamLoader:
-        loader = super()._stream_loader(data, transform, *args, **kwargs)
-        is_made = transform is self._transform or data.source is self.samples.test
-        if is_made and isinstance(data.source, WrittenSource):
+        loader, source = super()._stream_loader(data, transform, *args, **kwargs), data.source
+        if not isinstance(source, WrittenSource):
+            return loader
+        if transform is not self._transform and source is self.samples.train:
+            source = source.as_tested or source
+        if transform is self._transform or source is not self.samples.train:
             loader.dataset = WrittenData(
-                data.source, data.indices, data.targets, data.difficulty, data.scores, data.true_targets
+                source, data.indices, data.targets, data.difficulty, data.scores, data.true_targets
             )
             # Transforms draw from the global generators of the run.
             loader.num_workers = 0

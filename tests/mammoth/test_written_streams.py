@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import datasets
 from datasets.transforms.permutation import FixedPermutation, Permutation
-from datasets.transforms.rotation import FixedRotation, IncrementalRotation, Rotation
+from datasets.transforms.rotation import FixedRotation, Rotation
+from datasets.utils.open_data import open_data
 from main import main
 from utils.args import parse_args
 from utils.torchvision_import import import_torchvision
@@ -96,11 +99,112 @@ def test_method_of_mammoths_form_sees_the_inputs_that_the_data_set_makes(launch,
 
 @pytest.mark.parametrize(
     "words",
+    ["--cls_loss balanced-softmax", "--cls_loss focal", "--lr_scheduler cosine", "--lr_warmup 2", "--stage2 crt"],
+)
+@pytest.mark.parametrize("own", [STREAM, HERE / "datasets" / "handed_over.py"])
+def test_loss_and_schedule_that_options_ask_for_take_the_place_of_the_streams(launch, own, words):
+    name = {"permuted_digits": "permuted-digits", "handed_over": "handed-over"}[own.stem]
+    line = f"--plugin {own} --dataset {name} --lr 0.1 --model sgd --max_samples_per_class 10 --n_epochs 3"
+    line += " --imb_factor 0.2 --batch_size 8 --stop_after 1"
+    plain, run = launch(line), launch(f"{line} {words}")
+    assert plain.code == run.code == 0
+    assert plain.metrics != run.metrics
+
+
+def test_held_out_samples_are_seen_as_test_samples_are(tmp_path):
+    # Memories keep plain images here, of which no normalisation makes the order of a task.
+    text = STREAM.read_text().replace("        train.not_aug_transform = change\n", "")
+    (tmp_path / "own.py").write_text(text)
+    opened = stream("--validation", "20", path=tmp_path / "own.py")
+    opened.get_data_loaders()
+    opened.get_data_loaders()
+    held, _ = next(iter(opened.validation_loaders[0]))
+    change = opened.samples.test.parts[1].transform
+    part, images = opened.samples.train.parts[1], opened._arrangement.held_out[1][:32] - opened.samples.train.first[1]
+    expected = torch.stack([change(Image.fromarray(part.data[i], mode="L")) for i in images])
+    assert torch.equal(held, expected)
+
+
+def test_stream_that_holds_out_by_itself_does_not_do_so_twice(tmp_path):
+    text = STREAM.read_text().replace(
+        "        test = Plain(False, change)\n",
+        "        test = Plain(False, change)\n        assert not self.args.validation\n",
+    )
+    (tmp_path / "own.py").write_text(text)
+    opened = stream("--validation", "20", "--fitting_mode", "early_stopping", path=tmp_path / "own.py")
+    opened.get_data_loaders()
+    assert len(opened.test_loaders[0].dataset) == 359
+
+
+def test_wrong_labels_stay_in_their_domain_though_another_has_more_classes(tmp_path):
+    text = STREAM.read_text().replace("        return store_masked", "        FEW\n        return store_masked")
+    few = (
+        "if self.c_task == -1:\n"
+        "            keep = train.targets < 5\n"
+        "            train.data, train.targets = train.data[keep], train.targets[keep]"
+    )
+    (tmp_path / "own.py").write_text(text.replace("FEW", few))
+    sizes = [
+        [len(part) for part in stream(*words, path=tmp_path / "own.py").split.train]
+        for words in ((), ("--label_noise", "symmetric", "--noise_rate", "0.3"))
+    ]
+    assert sizes[0] == sizes[1]
+    assert sizes[0][0] < sizes[0][1] == sizes[0][2]
+
+
+def test_change_drawn_when_the_file_is_imported_is_the_same_in_every_process(tmp_path):
+    text = STREAM.read_text().replace(
+        "class PermutedDigits(",
+        "from datasets.transforms.rotation import Rotation\nTURN = Rotation()\n\n\nclass PermutedDigits(",
+    )
+    degrees = []
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.py").write_text(text)
+        stream(path=tmp_path / f"{name}.py")
+        module = next(module for key, module in sys.modules.items() if key.startswith(f"plugin_{name}_"))
+        degrees.append(module.TURN.degrees)
+        np.random.rand(3)
+    assert degrees[0] == degrees[1]
+
+
+def test_transform_that_is_put_back_and_labels_that_are_changed_are_those_of_the_data_set(tmp_path):
+    data = open_data(stream().get_data_loaders()[0])
+    before = data.transform
+    data.transform = None
+    assert torch.equal(data[0][0], data[0][2])
+    data.transform = before
+    assert any(not torch.equal(data[i][0], data[i][2]) for i in range(5))
+    text = (
+        STREAM.read_text()
+        .replace("self.targets[index]", "self.target_transform(self.targets[index])")
+        .replace(
+            "        self.transform = transform\n",
+            "        self.transform = transform\n        self.target_transform = lambda label: label % 5\n",
+        )
+    )
+    (tmp_path / "own.py").write_text(text)
+    _, labels, _ = next(iter(stream(path=tmp_path / "own.py").get_data_loaders()[0]))
+    assert set(labels.tolist()) == {0, 1, 2, 3, 4}
+
+
+def test_tasks_may_have_images_of_other_sizes_but_not_in_one_batch(launch, tmp_path, capsys):
+    text = STREAM.read_text().replace(
+        "        permute = Permutation()\n", "        permute = transforms.Resize(8 + 2 * (self.c_task + 1))\n"
+    )
+    (tmp_path / "own.py").write_text(text.replace('return "mnistmlp"', 'return "resnet18"'))
+    line = f"--plugin {tmp_path / 'own.py'} --dataset permuted-digits --lr 0.1 --model sgd --width 4 --n_epochs 1"
+    line += " --n_tasks 2 --max_samples_per_class 3"
+    assert launch(line).code == 0
+    assert launch(f"{line} --joint True").code == 3
+    assert "samples of one batch have the shapes (1, 8, 8) and (1, 10, 10)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
     [
         "--model er --buffer_size 20 --joint True",
         "--model sgd --validation 20",
         "--model sgd --label_noise symmetric --noise_rate 0.2",
-        "--model er --buffer_size 20 --imb_factor 0.5 --cls_loss balanced-softmax",
         "--model der --buffer_size 20 --stage2 crt",
         "--model sgd --num_workers 2",
         "--model sgd --task_order descending",
@@ -119,6 +223,12 @@ def test_options_of_streams_hold(launch, words):
         ({"N_CLASSES_PER_TASK = 10": "N_CLASSES_PER_TASK = 9"}, "", 3, "label 9, but there are 9 classes"),
         ({"train = Permuted(": "train = Plain("}, "", 3, "gives 2 values of a training sample, without the third"),
         ({"return len(self.targets)": "return 5"}, "", 3, "no target for each sample"),
+        (
+            {"self.targets[index]": "9 - self.targets[index]"},
+            "",
+            3,
+            "gives its first sample the label 9, and its targets",
+        ),
         ({'SETTING = "domain-il"': 'SETTING = "general-continual"'}, "", 2, "for general-continual derive from"),
     ],
 )
@@ -198,10 +308,3 @@ def test_rotations_turn_by_the_angle_they_name():
     assert torch.equal(drawn[0](image), rotate(image, drawn[0].degrees))
     assert FixedRotation(1).degrees == FixedRotation(1).degrees != FixedRotation(2).degrees
     assert torch.equal(FixedRotation(0, 90, 90)(image), image.rot90(1, (1, 2)))
-
-
-def test_incremental_rotation_goes_on_with_every_image():
-    image, turning = torch.rand(1, 6, 6), IncrementalRotation(0, 90)
-    assert [torch.equal(turning(image), image.rot90(turns, (1, 2))) for turns in (0, 1, 2, 3, 0)] == [True] * 5
-    turning.set_iteration(2)
-    assert torch.equal(turning(image), image.rot90(2, (1, 2)))

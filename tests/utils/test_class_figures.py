@@ -68,3 +68,13 @@ def test_average_incremental_accuracy_is_the_mean_over_sessions_of_that_on_all_s
     after = [np.average(row["class_il"], weights=sizes[: len(row["class_il"])]) for row in sessions]
     assert [row["acc_all"] for row in sessions] == pytest.approx(after)
     assert run.summary["acc_incremental"] == pytest.approx(np.mean(after))
+
+
+def test_average_incremental_accuracy_is_undefined_where_sessions_were_left_out(launch):
+    line = "--model sgd --dataset seq-digits --n_tasks 3 --n_epochs 1 --max_samples_per_class 20"
+    first = launch(f"{line} --stop_after 1 --savecheck last")
+    weights = next(first.path.rglob("*.pt"))
+    run = launch(f"{line} --start_from 1 --loadcheck {weights}")
+    assert run.code == 0
+    assert run.summary["acc_all"] > 0
+    assert run.summary["acc_incremental"] is None
