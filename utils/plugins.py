@@ -11,7 +11,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from utils.conf import randomness_apart
 from utils.errors import UsageError
 from utils.registry import PACKAGES, ROOT, Registry, import_problem
 
@@ -47,6 +46,7 @@ def _registries() -> list[Registry]:
 def _load(path: Path) -> ModuleType:
     from datasets.utils.continual_dataset import ContinualDataset
     from models.utils.continual_model import ContinualModel
+    from utils.conf import randomness_apart
     from utils.torchvision_import import declare_operators
 
     registries = _registries()
