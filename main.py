@@ -96,8 +96,8 @@ def train(args: Namespace, run: Run, began: float) -> str:
                 if args.skip_corrupt:
                     run.check_split(dataset.describe())
                 position = f"task {loop.task + 1} of {dataset.N_TASKS}, epoch {loop.epoch + 1}, batch {loop.batch + 1}"
-                if dataset.fingerprint() != run.recorded_split()["data"]:
-                    other_data = dataset.fingerprint()
+                if (data := dataset.fingerprint()) != run.recorded_split()["data"]:
+                    other_data = data
                     print("note: the data is not to the last bit what this run began with", file=sys.stderr)
                 print(f"going on with {position}\n")
             run.note_resumption(args, other_data)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from datasets.utils import scenarios
 from datasets.utils.continual_dataset import Samples
@@ -73,13 +71,6 @@ class Turning(LabelledDataset):
     def make_split(self, samples: Samples) -> Split:
         scenarios.task_order(1, custom=getattr(self.args, "custom_task_order", None))
         return Split([np.arange(len(samples.train))], [np.arange(len(samples.test))], ["stream"])
-
-    @property
-    def class_names(self) -> list[str]:
-        return self.samples.names
-
-    def convert_targets(self, targets: np.ndarray, difficulty: np.ndarray | None = None) -> Tensor:
-        return torch.from_numpy(targets)
 
 
 class MNIST360(Turning, MNISTImages):

@@ -148,7 +148,7 @@ class Buffer(nn.Module):
             ),
             keys=torch.cat([self.selection_keys[: self.n_stored], keys]),
         )
-        slots = _without_overwritten(STRATEGIES[self.sample_selection_strategy](request))
+        slots = without_overwritten(STRATEGIES[self.sample_selection_strategy](request))
         source = (slots >= 0).nonzero().view(-1)
         if len(source):
             target = slots[source].to(self.device)
@@ -337,7 +337,7 @@ class Buffer(nn.Module):
         return {name: getattr(self, name) for name in self.attributes}
 
 
-def _without_overwritten(slots: Tensor) -> Tensor:
+def without_overwritten(slots: Tensor) -> Tensor:
     """Set to -1 every slot that a later sample of the same batch takes again: the last one stays."""
     if not len(slots):
         return slots

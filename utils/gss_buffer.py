@@ -103,11 +103,10 @@ class Buffer(buffer.Buffer):
                 own = self._score(directions, examples[i : i + 1], labels[i : i + 1])
                 slots[i] = place = contested_place(self.scores.cpu(), own, self.generator)
                 if place >= 0:
-                    slots[:i][slots[:i] == place] = -1
                     self.scores[place] = own
                     for name, values in (("examples", examples), ("labels", labels)):
                         getattr(self, name)[place] = values[i].detach().to(self.device)
-        return slots
+        return buffer.without_overwritten(slots)
 
     def get_data(  # type: ignore[override]
         self,

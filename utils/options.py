@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from argparse import ArgumentParser
+from argparse import _ArgumentGroup as ArgumentGroup
 
 from utils.option_types import (
     duration,
@@ -33,6 +34,29 @@ def add_experiment_args(parser: ArgumentParser) -> None:
     group.add_argument("--dataset", help="stream; see the list below")
     group.add_argument("--backbone", help="network; see the list below (default: the stream's)")
     group.add_argument("--backbone_weights", help="checkpoint to load into the backbone before the first task")
+    _add_optimiser_args(group)
+    _add_fitting_args(group)
+    _add_task_args(group)
+    group.add_argument("--eval_epochs", type=positive, help="also evaluate every N epochs within a task")
+    group.add_argument("--seed", type=seed_number, default=0, help="of every random number in the run")
+    group.add_argument(
+        "--model_config",
+        default="default",
+        help="values from configs/models: the default block, best for this stream, or a preset of the method by name",
+    )
+    group.add_argument("--config", help="YAML file of values, e.g. the config.yaml of an earlier run")
+    group.add_argument(
+        "--plugin",
+        type=plugin_file,
+        nargs="+",
+        action="extend",
+        default=[],
+        help="Python files that define methods, streams or backbones, of this project's form or of Mammoth's",
+    )
+
+
+def _add_optimiser_args(group: ArgumentGroup) -> None:
+    """How a step is taken, and its size over the epochs of a task."""
     group.add_argument("--lr", type=positive_number, help="learning rate")
     group.add_argument("--optimizer", choices=["sgd", "adam", "adamw"], default="sgd")
     group.add_argument("--optim_wd", type=from_zero, default=0.0, help="weight decay")
@@ -63,6 +87,10 @@ def add_experiment_args(parser: ArgumentParser) -> None:
         default=False,
         help="do not update batch-norm statistics; scale and shift learn",
     )
+
+
+def _add_fitting_args(group: ArgumentGroup) -> None:
+    """How long a task lasts."""
     group.add_argument("--batch_size", type=positive, help="samples a step from the stream")
     group.add_argument(
         "--fitting_mode",
@@ -94,6 +122,10 @@ def add_experiment_args(parser: ArgumentParser) -> None:
     group.add_argument("--early_stopping_freq", type=positive, default=1, help="epochs between evaluations")
     group.add_argument("--base_epochs", type=not_negative, help="epochs of the first task (default: n_epochs)")
     group.add_argument("--online", type=true_or_false, default=False, help="one epoch a task, the first included")
+
+
+def _add_task_args(group: ArgumentGroup) -> None:
+    """What the tasks are, what is held out of them, and which labels are wrong or missing."""
     group.add_argument("--n_tasks", type=positive, help="number of tasks; with a base session, of grades after it")
     order = group.add_mutually_exclusive_group()
     names = ["ascending", "descending", "random"]
@@ -126,22 +158,6 @@ def add_experiment_args(parser: ArgumentParser) -> None:
     )
     group.add_argument(
         "--label_perc_by_class", type=share_of_some, default=1.0, help="the same, as a share of every class of a task"
-    )
-    group.add_argument("--eval_epochs", type=positive, help="also evaluate every N epochs within a task")
-    group.add_argument("--seed", type=seed_number, default=0, help="of every random number in the run")
-    group.add_argument(
-        "--model_config",
-        default="default",
-        help="values from configs/models: the default block, best for this stream, or a preset of the method by name",
-    )
-    group.add_argument("--config", help="YAML file of values, e.g. the config.yaml of an earlier run")
-    group.add_argument(
-        "--plugin",
-        type=plugin_file,
-        nargs="+",
-        action="extend",
-        default=[],
-        help="Python files that define methods, streams or backbones, of this project's form or of Mammoth's",
     )
 
 

@@ -6,7 +6,6 @@ from argparse import Namespace
 from collections.abc import Callable
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from datasets.utils import scenarios
@@ -63,13 +62,6 @@ class DomainDataset(LabelledDataset):
             # The same images in every task.
             train = [part[keep] for part in train]
         return Split(train, test, [self.change(number)[0] for number in range(n_tasks)]).reordered(self.order)
-
-    @property
-    def class_names(self) -> list[str]:
-        return self.samples.names
-
-    def convert_targets(self, targets: np.ndarray, difficulty: np.ndarray | None = None) -> Tensor:
-        return torch.from_numpy(targets)
 
     def _validation_seed(self, task: int) -> int:
         # The same images in every task: what is held out of one must not be learnt from in another.

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -74,6 +75,13 @@ class LabelledDataset(ContinualDataset):
         largest = np.bincount(targets[keep]).max()
         sizes = long_tail.class_sizes(largest, self.N_CLASSES, self.args.imb_type, ratio, self.args.imb_step_frac)
         return keep[long_tail.subsample(targets[keep], sizes)]
+
+    @property
+    def class_names(self) -> list[str]:
+        return self.samples.names
+
+    def convert_targets(self, targets: np.ndarray, difficulty: np.ndarray | None = None) -> Tensor:
+        return torch.from_numpy(targets)
 
     @property
     def cls_num_list(self) -> list[int]:

@@ -52,10 +52,6 @@ class MammothStream(Written, ClassDataset):
         self._normalization = Transform([functools.partial(self._apply, "test")])
         self._transforms: dict[str, Any] = {}
 
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        return tuple(self.samples.train.read(np.zeros(1, dtype=np.int64))[0].shape[1:])
-
     def load_samples(self) -> Samples:
         vars(self.written).update({"c_task": -1, "i": 0})
         loaders = [self.written.get_data_loaders()]
@@ -64,8 +60,7 @@ class MammothStream(Written, ClassDataset):
             loaders += [self.written.get_data_loaders() for _ in range(type(self).N_TASKS - 1)]
         parts = [whole] if whole else [tuple(loader.dataset for loader in pair) for pair in loaders]
         if not all(is_array(getattr(part, "data", None)) for pair in parts for part in pair):
-            train, test = (WrittenSource([pair[i] for pair in parts], self.NAME, is_training=i == 0) for i in (0, 1))
-            train.let_be_tested(test.parts)
+            train, test = self.sources_of(parts)
             return Samples(train, test, train.targets, test.targets, names=self.written_names)
         arrays, test_arrays = ([_arrays(pair[i], self.NAME) for pair in parts] for i in (0, 1))
         self._transforms = {"train": parts[0][0], "test": parts[0][1]}

@@ -6,6 +6,7 @@ from argparse import Namespace
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,6 +14,7 @@ from torch import Tensor
 from datasets.utils.augment import Denormalize, Operation, Transform
 from datasets.utils.continual_dataset import ContinualDataset
 from datasets.utils.loader import StreamLoader, TaskData
+from datasets.utils.sources import Source
 from datasets.utils.written_source import WrittenData, WrittenSource
 from utils.augmentations import sample_by_sample
 
@@ -38,6 +40,20 @@ class Written(ContinualDataset):
         super().__init__(args)
 
     @property
+    def input_shape(self) -> tuple[int, ...]:
+        return tuple(self.samples.train.read(np.zeros(1, dtype=np.int64))[0].shape[1:])
+
+    def sources_of(self, pairs: Sequence[Sequence[Any]]) -> tuple[WrittenSource, WrittenSource]:
+        """Training and test samples of (training, test) data sets that give each sample themselves.
+
+        Raises:
+            DataError: as of `WrittenSource`.
+        """
+        train, test = (WrittenSource([pair[i] for pair in pairs], self.NAME, is_training=i == 0) for i in (0, 1))
+        train.let_be_tested(test.parts)
+        return train, test
+
+    @property
     def written_names(self) -> list[str]:
         """Names of the classes, in the order of their labels; none if the stream has none."""
         given = self.written.get_class_names() if overrides(self.written_class, "get_class_names") else []
@@ -60,12 +76,12 @@ class Written(ContinualDataset):
         return batch if transform is None else sample_by_sample(batch, transform)
 
     def _stream_loader(self, data: TaskData, transform: Transform, *args: Any, **kwargs: Any) -> StreamLoader:
-        loader, source = super()._stream_loader(data, transform, *args, **kwargs), data.source
-        if not isinstance(source, WrittenSource):
-            return loader
-        if transform is not self._transform and source is self.samples.train:
-            source = source.as_tested or source
-        if transform is self._transform or source is not self.samples.train:
+        loader = super()._stream_loader(data, transform, *args, **kwargs)
+        source: Source | None = data.source
+        if isinstance(source, WrittenSource) and source is self.samples.train and transform is not self._transform:
+            # Without such twins they go through the stream's own normalisation.
+            source = source.as_tested
+        if isinstance(source, WrittenSource):
             loader.dataset = WrittenData(
                 source, data.indices, data.targets, data.difficulty, data.scores, data.true_targets
             )

@@ -28,6 +28,22 @@ def stream(*words: str, path: Path = STREAM):
     return datasets.get_dataset(parse_args(line))
 
 
+@pytest.fixture
+def repeats_and_resumes(launch, identical, stop_after):
+    """Assert that a command repeats to the same bits, and goes on to them from where it was stopped after a batch."""
+
+    def check(words: str, at: int) -> None:
+        straight = launch(words)
+        assert straight.code == 0
+        assert identical(straight, launch(words))
+        observed = stop_after(at)
+        stopped = launch(words)
+        assert observed() == at
+        assert identical(straight, launch("", resume=stopped.path))
+
+    return check
+
+
 def test_memory_that_replays_domains_forgets_less_than_fine_tuning(launch):
     replaying, plain = launch(f"{LINE} --model er --buffer_size 200"), launch(f"{LINE} --model sgd")
     assert replaying.code == plain.code == 0
@@ -67,15 +83,9 @@ def test_orders_follow_from_the_seed():
 
 
 @pytest.mark.parametrize("model", ["er --buffer_size 20", "gem --buffer_size 20", "si"])
-def test_run_repeats_and_resumes_to_the_same_bits(launch, identical, stop_after, model):
+def test_run_repeats_and_resumes_to_the_same_bits(repeats_and_resumes, model):
     words = f"{LINE} --model {model} --max_samples_per_class 8 --n_epochs 2 --n_tasks 3 --batch_size 8"
-    straight = launch(words)
-    assert straight.code == 0
-    assert identical(straight, launch(words))
-    observed = stop_after(27)
-    stopped = launch(words)
-    assert observed() == 27
-    assert identical(straight, launch("", resume=stopped.path))
+    repeats_and_resumes(words, at=27)
 
 
 def test_method_of_mammoths_form_sees_the_inputs_that_the_data_set_makes(launch, tmp_path):
@@ -277,15 +287,9 @@ def test_stream_whose_samples_are_files_learns_what_one_of_arrays_does(launch, f
 
 
 @pytest.mark.parametrize("model", ["icarl --buffer_size 20", "der --buffer_size 20 --stage2 crt"])
-def test_run_on_files_repeats_and_resumes_to_the_same_bits(launch, identical, stop_after, files, model):
+def test_run_on_files_repeats_and_resumes_to_the_same_bits(repeats_and_resumes, files, model):
     words = f"{files} --model {model} --n_epochs 2 --batch_size 8"
-    straight = launch(words)
-    assert straight.code == 0
-    assert identical(straight, launch(words))
-    observed = stop_after(14)
-    stopped = launch(words)
-    assert observed() == 14
-    assert identical(straight, launch("", resume=stopped.path))
+    repeats_and_resumes(words, at=14)
 
 
 # Changes by their names in Mammoth
